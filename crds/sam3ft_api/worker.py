@@ -1,0 +1,115 @@
+"""What a launcher and its workers say to each other: environment variables and three small JSON files.
+
+A worker never opens a connection to anything but its peers and the stores; the launcher reads its files.
+All files are replaced atomically (written beside, then renamed), so a reader never sees half of one.
+"""
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+ENV_CONFIG = "SAM3FT_CONFIG"
+"""Path of the config document (JSON of `TrainingConfig`)."""
+ENV_WORK_DIR = "SAM3FT_WORK_DIR"
+"""Folder on this node for logs, progress and scratch state of this run; exists and is private to the run."""
+ENV_FLAG_FILE = "SAM3FT_FLAG_FILE"
+"""Path of the flag file (JSON of `Flag`); absent while there is no request."""
+ENV_RESULT_FILE = "SAM3FT_RESULT_FILE"
+"""Path where this worker writes its `WorkerResult` as its last act."""
+ENV_MICRO_BATCH_MAX = "SAM3FT_MICRO_BATCH_MAX"
+"""Upper bound of images per forward pass, lowered by the launcher after a device ran out of memory."""
+ENV_ATTEMPT = "SAM3FT_ATTEMPT"
+"""Number of this attempt, 1 for the first."""
+ENV_TOKEN = "SAM3FT_TOKEN"  # noqa: S105 - the name of the variable, not a secret
+"""Secret of this attempt; known to launchers and coordinator, removed from the environment of workers."""
+
+PROGRESS_FILE = "progress.json"
+"""Name, inside the work folder, of the file in which rank 0 keeps its `Progress`."""
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FlagKind(StrEnum):
+    """What the launcher asks of its workers."""
+
+    EVICT = "evict"
+    REGROUP = "regroup"
+
+
+class Flag(_Message):
+    """A request to save at the next step boundary and end.
+
+    Attributes:
+        kind: EVICT ends with code 20, REGROUP with code 26.
+        deadline_unix_s: wall clock after which the launcher kills; None when there is no hurry.
+    """
+
+    kind: FlagKind
+    deadline_unix_s: float | None = None
+
+
+class WorkerResult(_Message):
+    """Last word of one worker; the launcher prefers it to the bare exit status.
+
+    Attributes:
+        code: exit code as in `sam3ft_api.exit_codes`.
+        rank: global rank of the worker.
+        message: one paragraph for the user, at most 2,048 characters, without secrets.
+        traceback: for internal errors only, the end of the traceback.
+        step: last finished optimizer step.
+        checkpoint_step: step of the newest commit known to this worker.
+        metrics: last evaluation, by name.
+    """
+
+    code: int
+    rank: int
+    message: Annotated[str, Field(max_length=2048)] = ""
+    traceback: Annotated[str, Field(max_length=16384)] = ""
+    step: int = 0
+    checkpoint_step: int | None = None
+    metrics: dict[str, float] = {}
+
+
+class Progress(_Message):
+    """How far the run is; written by rank 0 at most once a second and at every change of state.
+
+    Attributes:
+        state: checking | loading | training | evaluating | checkpointing | exporting | finished | failed
+        step: finished optimizer steps.
+        total_steps: steps planned; may shrink when a time budget ends the run.
+        epoch: epochs finished, with fraction.
+        eta_s: estimated seconds to the end of the run, None until it can be known.
+        images_per_s: over the last interval, all ranks together.
+        loss: last finite total loss.
+        learning_rate: of the transformer group.
+        metrics: newest evaluation on the selection split, by name (`bbox_AP` and so on, 0..1).
+        best: best value of the selection metric so far, with its step.
+        checkpoint_step: step of the newest commit.
+        world_size: ranks of the present round.
+        skipped_steps: updates skipped for a non-finite loss or gradient.
+        bad_images: quarantined images.
+        last_step_unix_s: wall clock of the last finished step.
+        message: one line for people.
+    """
+
+    state: str
+    step: int = 0
+    total_steps: int = 0
+    epoch: float = 0.0
+    eta_s: float | None = None
+    images_per_s: float | None = None
+    loss: float | None = None
+    learning_rate: float | None = None
+    metrics: dict[str, float] = {}
+    best_metric: str | None = None
+    best_value: float | None = None
+    best_step: int | None = None
+    checkpoint_step: int | None = None
+    world_size: int = 1
+    skipped_steps: int = 0
+    bad_images: int = 0
+    last_step_unix_s: float | None = None
+    message: str = ""

@@ -1,0 +1,1 @@
+"""Hydra groups and their composition into a validated TrainingConfig."""

@@ -1,0 +1,1 @@
+"""COCO from a folder to batches: index, checks, order, decode, transforms, pipeline."""

@@ -1,0 +1,1 @@
+"""Post-processing, COCO and cgF1 metrics, the report."""

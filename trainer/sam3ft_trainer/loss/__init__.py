@@ -1,0 +1,1 @@
+"""Losses and matchers at parity with upstream, normalised over the global batch."""
