@@ -114,7 +114,7 @@ class DataConfig(Section):
     ignore_empty_parents: Annotated[
         bool,
         Field(
-            description="Leave out a category without annotations that others name as their supercategory (Roboflow's id 0)."
+            description="Leave out categories without annotations that others name as supercategory (Roboflow's id 0)."
         ),
     ] = True
     holdout: Annotated[

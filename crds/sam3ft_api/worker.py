@@ -4,10 +4,13 @@ A worker never opens a connection to anything but its peers and the stores; the 
 All files are replaced atomically (written beside, then renamed), so a reader never sees half of one.
 """
 
+import math
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from sam3ft_api import limits
 
 ENV_CONFIG = "SAM3FT_CONFIG"
 """Path of the config document (JSON of `TrainingConfig`)."""
@@ -28,8 +31,37 @@ PROGRESS_FILE = "progress.json"
 """Name, inside the work folder, of the file in which rank 0 keeps its `Progress`."""
 
 
+def _keep_start(value: Any) -> Any:
+    return value[: limits.MAX_MESSAGE_CHARS] if isinstance(value, str) else value
+
+
+def _keep_end(value: Any) -> Any:
+    return value[-limits.MAX_TRACEBACK_CHARS :] if isinstance(value, str) else value
+
+
+def _finite_or_none(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _only_finite(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    finite = {name: number for name, number in value.items() if _finite_or_none(number) is not None}
+    return dict(list(finite.items())[: limits.MAX_METRICS])
+
+
+Sentence = Annotated[str, BeforeValidator(_keep_start), Field(max_length=limits.MAX_MESSAGE_CHARS)]
+"""A paragraph for people; a longer one loses its end rather than the whole report."""
+Traceback = Annotated[str, BeforeValidator(_keep_end), Field(max_length=limits.MAX_TRACEBACK_CHARS)]
+"""The end of a traceback."""
+Measure = Annotated[float | None, BeforeValidator(_finite_or_none)]
+"""A measured number; NaN and infinity, which JSON does not have, become None."""
+Metrics = Annotated[dict[str, float], BeforeValidator(_only_finite), Field(max_length=limits.MAX_METRICS)]
+"""Metrics by name; one that is undefined (NaN) is left out, and so is what exceeds `limits.MAX_METRICS`."""
+
+
 class _Message(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class FlagKind(StrEnum):
@@ -57,7 +89,7 @@ class WorkerResult(_Message):
     Attributes:
         code: exit code as in `sam3ft_api.exit_codes`.
         rank: global rank of the worker.
-        message: one paragraph for the user, at most 2,048 characters, without secrets.
+        message: one paragraph for the user, without secrets; cut at 2,048 characters.
         traceback: for internal errors only, the end of the traceback.
         step: last finished optimizer step.
         checkpoint_step: step of the newest commit known to this worker.
@@ -66,11 +98,11 @@ class WorkerResult(_Message):
 
     code: int
     rank: int
-    message: Annotated[str, Field(max_length=2048)] = ""
-    traceback: Annotated[str, Field(max_length=16384)] = ""
+    message: Sentence = ""
+    traceback: Traceback = ""
     step: int = 0
     checkpoint_step: int | None = None
-    metrics: dict[str, float] = {}
+    metrics: Metrics = {}
 
 
 class Progress(_Message):
@@ -95,21 +127,21 @@ class Progress(_Message):
         message: one line for people.
     """
 
-    state: str
+    state: Annotated[str, Field(min_length=1, max_length=64)]
     step: int = 0
     total_steps: int = 0
     epoch: float = 0.0
-    eta_s: float | None = None
-    images_per_s: float | None = None
-    loss: float | None = None
-    learning_rate: float | None = None
-    metrics: dict[str, float] = {}
-    best_metric: str | None = None
-    best_value: float | None = None
+    eta_s: Measure = None
+    images_per_s: Measure = None
+    loss: Measure = None
+    learning_rate: Measure = None
+    metrics: Metrics = {}
+    best_metric: Annotated[str, Field(max_length=limits.MAX_METRIC_NAME_CHARS)] | None = None
+    best_value: Measure = None
     best_step: int | None = None
     checkpoint_step: int | None = None
     world_size: int = 1
     skipped_steps: int = 0
     bad_images: int = 0
     last_step_unix_s: float | None = None
-    message: str = ""
+    message: Sentence = ""
