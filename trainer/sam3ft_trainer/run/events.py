@@ -1,0 +1,125 @@
+"""What a run says while it runs: events as JSON lines, progress as one small file, scalars for TensorBoard.
+
+Only rank 0 speaks; the other ranks hold a silent reporter with the same methods, so that the loop has no branches.
+"""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from sam3ft_api.worker import PROGRESS_FILE, Progress
+from sam3ft_trainer.run.files import write_atomically
+
+EVENTS_FILE = "events.jsonl"
+"""Name of the event log inside the work folder; every attempt appends."""
+PROGRESS_INTERVAL_S = 1.0
+"""Progress is written at most this often, except when its state changes."""
+
+
+class Reporter(Protocol):
+    """Where the loop reports to."""
+
+    def event(self, name: str, **fields: Any) -> None:
+        """Record that something happened; names are constant snake_case words, data goes into fields."""
+        ...
+
+    def progress(self, *, force: bool = False, **changes: Any) -> None:
+        """Update the fields of `Progress` that changed."""
+        ...
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Record curves; names with a slash group them."""
+        ...
+
+    def close(self) -> None:
+        """Flush and close."""
+        ...
+
+
+class Silent:
+    """The reporter of ranks other than 0."""
+
+    def event(self, name: str, **fields: Any) -> None:
+        """Drop the event: rank 0 records the same one."""
+
+    def progress(self, *, force: bool = False, **changes: Any) -> None:
+        """Drop the update."""
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Drop the values."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class RunReporter:
+    """Appends events to `events.jsonl` and standard output, keeps `progress.json`, writes TensorBoard scalars."""
+
+    def __init__(self, work_dir: Path, *, attempt: int, tensorboard: bool, echo: bool = True) -> None:
+        """Open the files of this attempt.
+
+        Args:
+            work_dir: existing folder of the run on this node.
+            attempt: number put into every event.
+            tensorboard: also write TensorBoard scalars under `work_dir/tensorboard`.
+            echo: also print events to standard output, one JSON object a line.
+        """
+        self._log = (work_dir / EVENTS_FILE).open("a", buffering=1)
+        self._progress_path = work_dir / PROGRESS_FILE
+        self._progress = Progress(state="loading")
+        self._written = 0.0
+        self._attempt = attempt
+        self._echo = echo
+        self._board = _open_board(work_dir / "tensorboard") if tensorboard else None
+
+    def event(self, name: str, **fields: Any) -> None:
+        """Append one line; values that JSON cannot hold as numbers (NaN, infinities) become null."""
+        record = {"ts": round(time.time(), 3), "event": name, "attempt": self._attempt, **_clean(fields)}
+        line = json.dumps(record)
+        self._log.write(line + "\n")
+        if self._echo:
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
+
+    def progress(self, *, force: bool = False, **changes: Any) -> None:
+        """Merge `changes` and write the file if a second has passed, the state has changed or `force` is set."""
+        before = self._progress
+        self._progress = Progress.model_validate(before.model_dump() | _clean(changes))
+        now = time.monotonic()
+        if force or before.state != self._progress.state or now - self._written >= PROGRESS_INTERVAL_S:
+            write_atomically(self._progress_path, self._progress.model_dump_json())
+            self._written = now
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Write each finite value as a TensorBoard scalar."""
+        if self._board is not None:
+            for name, value in values.items():
+                if math.isfinite(value):
+                    self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Write the last progress and close all files."""
+        write_atomically(self._progress_path, self._progress.model_dump_json())
+        self._log.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def _open_board(folder: Path) -> Any:
+    from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - costs a second, and only when asked for
+
+    return SummaryWriter(log_dir=str(folder))
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _clean(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_clean(item) for item in value]
+    return value
