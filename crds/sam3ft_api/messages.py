@@ -4,7 +4,7 @@ Every message carries `v` (protocol version) and `type`. Reading is strict: unkn
 non-finite numbers and lines beyond `MAX_LINE_BYTES` raise `MalformedMessage`, and a reader closes the connection.
 No value that was read is ever quoted in an error, because a line may hold the attempt's token.
 
-    launcher to coordinator   hello, hb, ready, verdict, leave, done
+    launcher to coordinator   hello, hb, down, ready, verdict, leave, done
     coordinator to launcher   pong, round, stop, regroup, verdict, complete, refused
 
 A node is a slot of the run (`slot` 0, 1, ...) with a name; an instance is one launcher process. Two instances may claim
@@ -122,6 +122,25 @@ class Heartbeat(_Message):
     progress: Progress | None = None
 
 
+class Down(_Message):
+    """A worker of this node has failed and `ready` follows, perhaps after a pause: the others need not wait for it.
+
+    Attributes:
+        round: round in which it ran.
+        code: exit code of the first failure.
+        message: first failure on this node, for people.
+        rank: global rank that failed first.
+        commit_step: step of the newest commit that this node knows of.
+    """
+
+    type: Literal["down"] = "down"
+    round: RoundNumber
+    code: Annotated[int, Field(ge=0, le=255)]
+    message: Sentence = ""
+    rank: Annotated[int, Field(ge=0, lt=limits.MAX_WORLD_SIZE)] | None = None
+    commit_step: Step | None = None
+
+
 class Ready(_Message):
     """This node's workers are stopped and it waits for a round; it is no member of the running one.
 
@@ -218,6 +237,7 @@ class Round(_Message):
         master_port: port of rank 0's process group.
         members: names of the nodes in rank order.
         micro_batch_max: smallest bound that any member named; None without one.
+        commit_step: step of the newest commit that the coordinator has heard of; None without one.
     """
 
     type: Literal["round"] = "round"
@@ -229,6 +249,7 @@ class Round(_Message):
     master_port: Port
     members: Annotated[tuple[NodeName, ...], Field(min_length=1, max_length=limits.MAX_NODES)]
     micro_batch_max: Annotated[int, Field(ge=1)] | None = None
+    commit_step: Step | None = None
 
     @model_validator(mode="after")
     def _ranks_are_inside(self) -> Self:
@@ -271,7 +292,7 @@ class Refused(_Message):
     reason: Sentence
 
 
-LauncherMessage = Hello | Heartbeat | Ready | Verdict | Leave | Done
+LauncherMessage = Hello | Heartbeat | Down | Ready | Verdict | Leave | Done
 """What a launcher may send."""
 CoordinatorMessage = Pong | Round | Stop | Regroup | Verdict | Complete | Refused
 """What the coordinator may send."""

@@ -93,6 +93,7 @@ class WorkerResult(_Message):
         traceback: for internal errors only, the end of the traceback.
         step: last finished optimizer step.
         checkpoint_step: step of the newest commit known to this worker.
+        micro_batch: images per forward pass when it ended; the launcher halves it after a device ran out of memory.
         metrics: last evaluation, by name.
     """
 
@@ -102,6 +103,7 @@ class WorkerResult(_Message):
     traceback: Traceback = ""
     step: int = 0
     checkpoint_step: int | None = None
+    micro_batch: Annotated[int, Field(ge=1)] | None = None
     metrics: Metrics = {}
 
 
