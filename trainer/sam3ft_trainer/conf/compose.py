@@ -13,10 +13,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import ValidationError
 
 from sam3ft_api.errors import InvalidConfig
 from sam3ft_api.training import TrainingConfig
+from sam3ft_trainer.conf.document import known_keys, validate_document
 
 FORBIDDEN = ("${", "_target_")
 """Text that could make the composition compute or import something."""
@@ -47,42 +47,6 @@ def compose_config(overrides: Sequence[str] = ()) -> TrainingConfig:
     except (HydraException, OmegaConfBaseException) as error:
         raise InvalidConfig(_explain(error, overrides)) from error
     return validate_document(document)
-
-
-def validate_document(document: object) -> TrainingConfig:
-    """Validate a config document as read from JSON or composed from groups.
-
-    Raises:
-        InvalidConfig: one line for each wrong setting, with its path, its value and what is allowed.
-    """
-    try:
-        return TrainingConfig.model_validate(document)
-    except ValidationError as error:
-        lines = []
-        for problem in error.errors(include_url=False):
-            path = ".".join(str(part) for part in problem["loc"]) or "the document"
-            value = str(problem["input"])[:256]
-            lines.append(f"{path} = {value}: {problem['msg']}{_closest(path)}")
-        raise InvalidConfig("; ".join(lines)) from error
-
-
-def known_keys() -> list[str]:
-    """Return every dotted key of the contract, in document order."""
-    return [key for key, _ in _flatten("", TrainingConfig().model_dump(mode="json"))]
-
-
-def _flatten(prefix: str, value: object) -> list[tuple[str, object]]:
-    if isinstance(value, dict) and value:
-        return [item for key, child in value.items() for item in _flatten(f"{prefix}{key}.", child)]
-    return [(prefix.rstrip("."), value)]
-
-
-def _closest(path: str) -> str:
-    known = known_keys()
-    if path in known:
-        return ""
-    close = difflib.get_close_matches(path, known, n=1)
-    return f" (the closest setting is {close[0]})" if close else ""
 
 
 def _explain(error: Exception, overrides: Sequence[str]) -> str:
