@@ -1,0 +1,102 @@
+"""Types of single values, shared by the resource and the config document: one pattern for each kind of text.
+
+Every pattern means the same in RE2 (the API server), in Rust (pydantic) and in Python: no class shorthand (`\\s` is
+Unicode in one and ASCII in another), no look-around, `^` and `$` at the two ends only. None of them lets `${` through.
+"""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, Strict, StringConstraints
+
+FREE_TEXT = r"^([^$\x00-\x1f\x7f]|[$]+[^${\x00-\x1f\x7f])*[$]*$"
+"""Any text without control characters and without `${`."""
+FOLDER = r"[^\x00-\x1f\x7f$:]+"
+STORE = r"(s3|gs|az)://[A-Za-z0-9][^\x00-\x20\x7f$]*"
+DNS_LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
+OPTIONAL_DNS_LABEL = r"^([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)?$"
+OPTIONAL_DNS_NAME = r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?)?$"
+LABEL_KEY = r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$"
+LABEL_VALUE = r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$"
+IMAGE = r"^([A-Za-z0-9]([A-Za-z0-9._:/@-]{0,510}[A-Za-z0-9])?)?$"
+SLURM_NAME = r"^[A-Za-z0-9]([A-Za-z0-9_.-]{0,62}[A-Za-z0-9])?$"
+DURATION = r"^([1-9][0-9]{0,7}s|[1-9][0-9]{0,5}m|[1-9][0-9]{0,3}h|[1-9][0-9]{0,2}d)$"
+QUANTITY = r"^[0-9]{1,12}([.][0-9]{1,6})?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def seconds(duration: str) -> int:
+    """Return the seconds of a duration such as `90s`, `30m`, `12h` or `3d`.
+
+    Raises:
+        ValueError: the text is no such duration.
+    """
+    if not re.fullmatch(DURATION, duration):
+        raise ValueError(f"duration {duration!r} is not a number with one unit: 90s, 30m, 12h or 3d")
+    return int(duration[:-1]) * _SECONDS[duration[-1]]
+
+
+def _whole(value: Any) -> Any:
+    """Turn 20.0 into 20, as JSON Schema counts it among the integers; leave the rest to the strict type."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _quantity_text(value: Any) -> Any:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Flag = Annotated[bool, Strict()]
+"""true or false; `yes`, `on`, 1 and "true" are refused."""
+Whole = Annotated[int, Strict(), BeforeValidator(_whole)]
+"""An integer, also when it is written 20.0; never a string or a boolean."""
+ExactWhole = Annotated[int, Strict()]
+"""An integer that a validation rule of the API server reads, which knows no 20.0 there."""
+Number = Annotated[float, Strict()]
+"""A finite number; an integer counts, a string or a boolean does not."""
+
+FreeText = Annotated[str, StringConstraints(pattern=FREE_TEXT)]
+Phrase = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=FREE_TEXT)]
+"""What is asked of the model, in words; about 32 tokens are used, the rest is cut and counted."""
+CategoryName = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=FREE_TEXT)]
+"""A category exactly as the annotation file writes it."""
+Address = Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern=FREE_TEXT)]
+"""Any address that the trainer resolves; the resource allows fewer forms."""
+StoreAddress = Annotated[
+    str, StringConstraints(min_length=1, max_length=1024, pattern=rf"^({STORE}|{FOLDER})$"),
+]  # fmt: skip
+"""`s3://`, `gs://` or `az://` with bucket and prefix, or a folder."""
+ModelAddress = Annotated[
+    str,
+    StringConstraints(
+        min_length=1,
+        max_length=1024,
+        pattern=rf"^({STORE}|hf://[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+(@[A-Za-z0-9._/-]+)?|preset:[a-z0-9-]+|{FOLDER})$",
+    ),
+]
+"""`StoreAddress`, `hf://owner/name@revision`, or `preset:tiny`."""
+DnsLabel = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=DNS_LABEL)]
+OptionalDnsLabel = Annotated[str, StringConstraints(max_length=63, pattern=OPTIONAL_DNS_LABEL)]
+OptionalDnsName = Annotated[str, StringConstraints(max_length=253, pattern=OPTIONAL_DNS_NAME)]
+LabelValue = Annotated[str, StringConstraints(max_length=63, pattern=LABEL_VALUE)]
+LabelKey = Annotated[str, StringConstraints(min_length=1, max_length=317, pattern=LABEL_KEY)]
+ImageName = Annotated[str, StringConstraints(max_length=512, pattern=IMAGE)]
+SlurmName = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=SLURM_NAME)]
+DurationText = Annotated[str, StringConstraints(min_length=2, max_length=9, pattern=DURATION)]
+"""A number and one unit: `90s`, `30m`, `12h`, `3d`."""
+Quantity = Annotated[
+    str,
+    BeforeValidator(_quantity_text),
+    StringConstraints(min_length=1, max_length=20, pattern=QUANTITY),
+    Field(
+        json_schema_extra={"x-kubernetes-int-or-string": True, "anyOf": [{"type": "integer"}, {"type": "string"}]},
+    ),
+]
+"""An amount as Kubernetes writes it: 8, "500m", 64Gi."""
+
+Task = Literal["detection", "segmentation"]
+Part = Literal["vision", "text", "neck", "geometry", "encoder", "decoder", "mask"]
+"""Names of the model's parts, for freezing and activation checkpointing. `neck` is the vision encoder's FPN."""
+Precision = Literal["bf16", "fp16", "fp32"]
+BackendName = Literal["local", "kubernetes", "slurm"]
+Metric = Literal["bbox_AP", "bbox_AP50", "segm_AP", "segm_AP50", "cgF1"]
