@@ -1,0 +1,41 @@
+"""The trainer's own commands: `python -m sam3ft_trainer VERB ...`. People use `sam3ft`, which starts these."""
+
+import argparse
+import importlib
+import os
+import sys
+
+VERBS = {
+    "check": "check data, model, storage and memory before any training step",
+    "plan": "print what a run would do: updates, memory by part, FLOPs, time",
+    "compose": "print the config document that Hydra overrides make",
+    "train": "train in this process from Hydra overrides, without a launcher",
+    "eval": "score an exported model folder or the newest commit on a split",
+    "export": "write the model of a commit as a Hugging Face folder",
+    "doctor": "say what this machine has for training",
+    "fetch": "copy published weights into a folder or a bucket",
+}
+
+
+def main() -> int:
+    """Parse the verb, load only its module, run it behind the process edge and return the exit code."""
+    # Before torch is imported anywhere: without these, repeated CPU runs differ in their last bits.
+    os.environ.setdefault("PYTORCH_JIT", "0")
+    os.environ.setdefault("MKL_CBWR", "COMPATIBLE")
+    parser = argparse.ArgumentParser(prog="python -m sam3ft_trainer", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    wanted = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    for name, help_text in VERBS.items():
+        subparser = verbs.add_parser(name, help=help_text, description=help_text)
+        if name == wanted:
+            # Only the wanted verb is imported: most of them load torch, which takes seconds.
+            importlib.import_module(f"sam3ft_trainer.commands.{name}").configure(subparser)
+    arguments = parser.parse_args()
+    from sam3ft_trainer.commands.edge import guarded  # noqa: PLC0415 - after the environment is settled
+
+    module = importlib.import_module(f"sam3ft_trainer.commands.{arguments.verb}")
+    return guarded(module.run, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
