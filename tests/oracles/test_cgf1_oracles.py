@@ -37,9 +37,9 @@ def _scores(case: OracleCase) -> Cgf1Scores:
 def test_summary_equals_upstream(case: OracleCase) -> None:
     scores = _scores(case)
 
-    assert {name: pytest.approx(value, abs=1e-9) for name, value in case.settings["expected"]["summary"].items()} == dict(
-        scores.summary
-    )
+    assert {
+        name: pytest.approx(value, abs=1e-9) for name, value in case.settings["expected"]["summary"].items()
+    } == dict(scores.summary)
 
 
 @pytest.mark.oracle_cases("cgf1_*")

@@ -96,8 +96,6 @@ def test_selection_of_the_best_per_image_equals_upstream(case: OracleCase) -> No
 def test_selection_from_pairs_in_chunks_equals_upstream(case: OracleCase) -> None:
     limits = Limits(max_dets=case.settings["max_dets_per_image"])
     predictions, pairs = _predictions(case), _pairs(case)
-    chunks = [
-        collect_candidates(_part(predictions, [row]), [pairs[row]], limits) for row in range(len(pairs))
-    ]
+    chunks = [collect_candidates(_part(predictions, [row]), [pairs[row]], limits) for row in range(len(pairs))]
 
     _assert_selection(case, choose_detections(chunks, limits))

@@ -29,6 +29,7 @@ _EPS_IMAGE = 1e-6
 UNDEFINED = -1.0
 """Value of `positive_macro_F1` when no pair has both objects and detections."""
 
+Counts = NDArray[np.int64] | NDArray[np.float64]
 Shapes = Sequence[Rle] | NDArray[np.float64]
 """Masks, or boxes float64 [n, 4] as left, top, width, height in pixels."""
 
@@ -131,17 +132,19 @@ def _image_level(presence: Mapping[str, int]) -> dict[str, float]:
 
 def _per_threshold(pairs: Sequence[PairOutcome], mcc: float) -> dict[str, NDArray[np.float64]]:
     """Counts and rates at each of the ten IoU thresholds."""
-    zeros = np.zeros(len(IOU_THRESHOLDS))
-    hits = sum((pair.hits_10 for pair in pairs), start=zeros)
-    false = sum((pair.num_detections - pair.hits_10 for pair in pairs), start=zeros)
-    false_on_positives = sum((pair.num_detections - pair.hits_10 for pair in pairs if pair.num_truth), start=zeros)
-    missed = sum((pair.num_truth - pair.hits_10 for pair in pairs), start=zeros)
+    hits = _sum(pair.hits_10 for pair in pairs)
+    false = _sum(pair.num_detections - pair.hits_10 for pair in pairs)
+    false_on_positives = _sum(pair.num_detections - pair.hits_10 for pair in pairs if pair.num_truth)
+    missed = _sum(pair.num_truth - pair.hits_10 for pair in pairs)
     precision, recall = _share(hits, false), _share(hits, missed)
     positive_precision = _share(hits, false_on_positives)
     positive_f1 = _f1(positive_precision, recall)
     both = [pair for pair in pairs if pair.num_truth and pair.num_detections]
     local = [
-        _f1(_share(pair.hits_10, pair.num_detections - pair.hits_10), _share(pair.hits_10, pair.num_truth - pair.hits_10))
+        _f1(
+            _share(pair.hits_10, pair.num_detections - pair.hits_10),
+            _share(pair.hits_10, pair.num_truth - pair.hits_10),
+        )
         for pair in both
     ]
     return {
@@ -159,7 +162,14 @@ def _per_threshold(pairs: Sequence[PairOutcome], mcc: float) -> dict[str, NDArra
     }
 
 
-def _share(part: NDArray[np.number], rest: NDArray[np.number]) -> NDArray[np.float64]:
+def _sum(counts: Iterable[NDArray[np.int64]]) -> NDArray[np.float64]:
+    total = np.zeros(len(IOU_THRESHOLDS))
+    for count in counts:
+        total += count
+    return total
+
+
+def _share(part: Counts, rest: Counts) -> NDArray[np.float64]:
     return np.asarray(part / (part + rest + _EPS_F1), dtype=np.float64)
 
 

@@ -83,10 +83,12 @@ def _quiet(*_: object) -> None:
 def ground_truth_document(truth: Truth, kind: Kind) -> dict[str, Any]:
     """Return the truth as the COCO document that is scored, with the regions that are to be ignored as crowd."""
     records = [_record(item, truth, kind) for item in truth.objects]
-    for image_id, (height, width) in truth.sizes_hw.items():
-        for category_id in truth.categories:
-            if category_id not in truth.exhaustive:
-                records.append(_ignored_plane(image_id, category_id, (height, width), kind))
+    records += [
+        _ignored_plane(image_id, category_id, size_hw, kind)
+        for image_id, size_hw in truth.sizes_hw.items()
+        for category_id in truth.categories
+        if category_id not in truth.exhaustive
+    ]
     return {
         "images": [
             {"id": image_id, "height": height, "width": width} for image_id, (height, width) in truth.sizes_hw.items()
@@ -127,7 +129,9 @@ def _ignored_plane(image_id: int, category_id: int, size_hw: tuple[int, int], ki
 def box_rle(box_xywh: Sequence[float], size_hw: tuple[int, int]) -> Rle:
     """Return the part of a box inside the image as a mask, rounded outwards to whole pixels, at least one pixel."""
     height, width = size_hw
-    left, top = (min(max(int(np.floor(value)), 0), limit - 1) for value, limit in ((box_xywh[0], width), (box_xywh[1], height)))
+    left, top = (
+        min(max(int(np.floor(value)), 0), limit - 1) for value, limit in ((box_xywh[0], width), (box_xywh[1], height))
+    )
     right = min(max(int(np.ceil(box_xywh[0] + box_xywh[2])), left + 1), width)
     bottom = min(max(int(np.ceil(box_xywh[1] + box_xywh[3])), top + 1), height)
     mask = np.zeros((height, width), dtype=np.uint8, order="F")

@@ -8,7 +8,7 @@ Scores and coordinates are rounded to five digits before the best of an image ar
 No suppression of overlaps, no score threshold. Source: postprocessors and prediction dumper of facebookresearch/sam3.
 
 Two stages keep memory bounded with many categories: `collect_candidates` reduces the predictions of some pairs to what
-may still be chosen, `choose_detections` picks among the candidates of all pairs of an image and only then enlarges masks.
+may still be chosen, `choose_detections` picks among the candidates of all pairs of an image and then enlarges masks.
 """
 
 from collections import defaultdict
@@ -100,11 +100,13 @@ def encode_masks(mask_logits_Khw: Tensor, size_hw: tuple[int, int]) -> list[Rle]
     height, width = size_hw
     step = max(1, _MASK_PIXELS_PER_CHUNK // (height * width))
     encoded: list[Rle] = []
-    for part in mask_logits_Khw.split(step):
+    for part in torch.split(mask_logits_Khw, step):
         # Transposed on the device, so that the encoder finds the columns contiguous without another copy here.
-        columns_KWH = masks_in_pixels(part, size_hw).transpose(1, 2).contiguous().to(torch.uint8).cpu().numpy()
-        for rle in coco_mask.encode(columns_KWH.transpose(2, 1, 0)):
-            encoded.append(Rle(size=[height, width], counts=rle["counts"].decode("ascii")))
+        columns_KWH = masks_in_pixels(part, size_hw).transpose(1, 2).contiguous().to(torch.uint8).detach().cpu().numpy()
+        encoded += [
+            Rle(size=[height, width], counts=rle["counts"].decode("ascii"))
+            for rle in coco_mask.encode(columns_KWH.transpose(2, 1, 0))
+        ]
     return encoded
 
 
@@ -126,7 +128,7 @@ def collect_candidates(predictions: Predictions, pairs: Sequence[PairKey], limit
     corners = boxes_in_pixels(predictions.boxes_LBQ4[-1].float(), [pair.size_hw for pair in pairs])
     boxes = torch.cat((corners[..., :2], corners[..., 2:] - corners[..., :2]), dim=-1)
     scores = scores_of(logits_BQ, predictions.presence_LB[-1].float())
-    together = torch.cat((scores[..., None], boxes), dim=-1).reshape(-1, 5).double().cpu().numpy()
+    together = torch.cat((scores[..., None], boxes), dim=-1).reshape(-1, 5).detach().double().cpu().numpy()
     rounded = np.round(together, DIGITS)
     chosen, _ = _choose(rounded[:, 0], [pair for pair in pairs for _ in range(num_queries)], limits)
     logits = None

@@ -6,7 +6,9 @@ numbers.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple
+
+from typing_extensions import TypedDict  # pydantic cannot read typing's own before Python 3.12
 
 
 class Rle(TypedDict):
