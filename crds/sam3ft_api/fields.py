@@ -1,6 +1,6 @@
-"""Types of single values, shared by the resource and the config document: one pattern for each kind of text.
+r"""Types of single values, shared by the resource and the config document: one pattern for each kind of text.
 
-Every pattern means the same in RE2 (the API server), in Rust (pydantic) and in Python: no class shorthand (`\\s` is
+Every pattern means the same in RE2 (the API server), in Rust (pydantic) and in Python: no class shorthand (`\s` is
 Unicode in one and ASCII in another), no look-around, `^` and `$` at the two ends only. None of them lets `${` through.
 """
 

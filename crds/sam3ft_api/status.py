@@ -1,0 +1,226 @@
+"""The status of a resource: the only place where a status field exists. Readers pass over fields they do not know."""
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic.alias_generators import to_camel
+
+from sam3ft_api import limits
+
+
+def _kubernetes_time(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+Moment = Annotated[AwareDatetime, PlainSerializer(_kubernetes_time, return_type=str, when_used="always")]
+"""A time with its zone; written in UTC to the second, as Kubernetes does."""
+Text = Annotated[str, Field(max_length=limits.MAX_STATUS_TEXT)]
+Word = Annotated[str, Field(max_length=limits.MAX_METRIC_NAME_CHARS)]
+Uri = Annotated[str, Field(max_length=2048)]
+Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
+Seconds = Annotated[float, Field(ge=0)]
+Reason = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$")]
+
+
+class Phase(StrEnum):
+    """Where a run stands, in one word for people; programs read the conditions."""
+
+    PENDING = "Pending"
+    CHECKING = "Checking"
+    QUEUED = "Queued"
+    STARTING = "Starting"
+    RUNNING = "Running"
+    CHECKPOINTING = "Checkpointing"
+    RESTARTING = "Restarting"
+    SUSPENDED = "Suspended"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+    @property
+    def is_final(self) -> bool:
+        """True when only `retry` can make the run go on."""
+        return self in (Phase.SUCCEEDED, Phase.FAILED)
+
+
+class ConditionType(StrEnum):
+    """What a condition is about. Ready and Stalled are read by kstatus and Argo CD."""
+
+    ACCEPTED = "Accepted"
+    DATASET_READY = "DatasetReady"
+    SCHEDULED = "Scheduled"
+    RUNNING = "Running"
+    DEGRADED = "Degraded"
+    COMPLETE = "Complete"
+    FAILED = "Failed"
+    BACKEND_REACHABLE = "BackendReachable"
+    READY = "Ready"
+    STALLED = "Stalled"
+
+
+class _Status(BaseModel):
+    model_config = ConfigDict(
+        extra="ignore",
+        frozen=True,
+        allow_inf_nan=False,
+        alias_generator=to_camel,
+        serialize_by_alias=True,
+        protected_namespaces=(),
+    )
+
+
+class Condition(_Status):
+    """One observation, in the form of metav1.Condition."""
+
+    type: Annotated[ConditionType, Field(description="What is observed.")]
+    status: Annotated[Literal["True", "False", "Unknown"], Field(description="Whether it holds.")]
+    reason: Annotated[Reason, Field(description="CamelCase word for programs.")]
+    message: Annotated[Text, Field(description="One sentence for people.")] = ""
+    last_transition_time: Annotated[Moment, Field(description="When status last changed.")]
+    observed_generation: Annotated[Count, Field(description="metadata.generation that was looked at.")] = 0
+
+
+class ProgressStatus(_Status):
+    """How far the run is."""
+
+    step: Annotated[Count, Field(description="Finished optimizer steps.")] = 0
+    total_steps: Annotated[Count, Field(description="Planned optimizer steps.")] = 0
+    epoch: Annotated[float, Field(ge=0, description="Epochs finished, with fraction.")] = 0.0
+    ratio: Annotated[float, Field(ge=0, le=1, description="step / totalSteps.")] = 0.0
+    eta_seconds: Annotated[Seconds | None, Field(description="Estimated seconds to the end.")] = None
+    images_per_second: Annotated[float | None, Field(ge=0, description="Images per second, all workers.")] = None
+    loss: Annotated[float | None, Field(description="Last finite total loss.")] = None
+    last_step_time: Annotated[Moment | None, Field(description="When the last step finished.")] = None
+
+
+class CheckpointStatus(_Status):
+    """The newest commit."""
+
+    step: Annotated[Count, Field(description="Step of the commit.")]
+    uri: Annotated[Uri, Field(description="Where it lies.")]
+    digest: Annotated[Word, Field(description="SHA-256 of its manifest.")] = ""
+    time: Annotated[Moment, Field(description="When it was committed.")]
+
+
+class BestStatus(_Status):
+    """The best evaluation so far."""
+
+    metric: Annotated[Word, Field(description="Name of the selecting metric.")]
+    value: Annotated[float, Field(description="Its best value, 0 to 1.")]
+    step: Annotated[Count, Field(description="Step of that evaluation.")]
+    uri: Annotated[Uri, Field(description="Where its weights lie.")] = ""
+
+
+class DatasetStatus(_Status):
+    """What the check of the data set found."""
+
+    images: Annotated[Count, Field(description="Images over all splits.")] = 0
+    annotations: Annotated[Count, Field(description="Annotations over all splits.")] = 0
+    categories: Annotated[Count, Field(description="Categories.")] = 0
+    problems: Annotated[Count, Field(description="Images and annotations left out or mended.")] = 0
+    digest: Annotated[Word, Field(description="SHA-256 over annotations and image names.")] = ""
+
+
+class WorkersStatus(_Status):
+    """How many workers there are."""
+
+    desired: Annotated[Count, Field(description="Nodes wanted now.")] = 0
+    ready: Annotated[Count, Field(description="Nodes that take part now.")] = 0
+    world: Annotated[Count, Field(description="Processes that take part now.")] = 0
+
+
+class FirstFailure(_Status):
+    """What failed first in an attempt."""
+
+    rank: Annotated[Count | None, Field(description="Global rank; absent when no rank failed.")] = None
+    node: Annotated[Word, Field(description="Node on which it happened.")] = ""
+    message: Annotated[Text, Field(description="What it said, with the end of its log.")] = ""
+
+
+class AttemptStatus(_Status):
+    """One attempt that has begun."""
+
+    n: Annotated[Count, Field(description="Number of the attempt, 1 for the first.")]
+    reason: Annotated[Word, Field(description="How it ended, as in the table of exit codes; empty while it runs.")] = ""
+    exit_code: Annotated[int | None, Field(ge=0, le=255, description="Exit code of the run.")] = None
+    started: Annotated[Moment | None, Field(description="When it was submitted.")] = None
+    finished: Annotated[Moment | None, Field(description="When it ended.")] = None
+    first_failure: Annotated[FirstFailure | None, Field(description="What failed first.")] = None
+    lost_steps: Annotated[Count | None, Field(description="Steps done after the newest commit, to be redone.")] = None
+    recovery_seconds: Annotated[Seconds | None, Field(description="Seconds from its end to the next step.")] = None
+
+
+class GoodputStatus(_Status):
+    """Share of the time since the start that went into steps which were kept."""
+
+    ratio: Annotated[float, Field(ge=0, le=1, description="Kept training time over all time since the start.")]
+    lost_seconds: Annotated[
+        dict[Word, Seconds],
+        Field(max_length=limits.MAX_CAUSES, description="Seconds lost, by cause."),
+    ] = Field(default_factory=dict)
+
+
+class ExportStatus(_Status):
+    """The exported model."""
+
+    uri: Annotated[Uri, Field(description="Folder of the exported model.")]
+
+
+class SummaryStatus(_Status):
+    """Ready-made strings for the columns of `kubectl get`, one value each."""
+
+    step: Annotated[Word, Field(description="Step and total, as 1200/4000.")] = ""
+    eta: Annotated[Word, Field(description="Time to the end, as 1h20m.")] = ""
+    loss: Annotated[Word, Field(description="Last loss.")] = ""
+    ap: Annotated[Word, Field(description="Best value of the selecting metric.")] = ""
+    nodes: Annotated[Word, Field(description="Ready and wanted nodes, as 4/8.")] = ""
+    message: Annotated[Text, Field(description="What the run does or waits for, in one sentence.")] = ""
+
+
+class SlurmStatus(_Status):
+    """Written by the site's agent alone."""
+
+    site: Annotated[Word, Field(description="Site that took the job.")] = ""
+    attempt: Annotated[Count, Field(description="Attempt that this describes.")] = 0
+    intent: Annotated[Word, Field(description="Job name recorded before the submission.")] = ""
+    job_id: Annotated[Word, Field(description="SLURM's job number.")] = ""
+    state: Annotated[Word, Field(description="SLURM's own word.")] = ""
+    reason: Annotated[Word, Field(description="SLURM's own reason.")] = ""
+    exit_code: Annotated[int | None, Field(ge=0, le=255, description="Exit code of the run.")] = None
+    nodes: Annotated[Count, Field(description="Nodes that run.")] = 0
+    restarts: Annotated[Count, Field(description="Requeues by SLURM.")] = 0
+    message: Annotated[Text, Field(description="One sentence for people, or the end of the log.")] = ""
+    time: Annotated[Moment | None, Field(description="When the agent last looked.")] = None
+
+
+class SAM3FineTuneStatus(_Status):
+    """What the operator has observed; absent fields are not known yet."""
+
+    phase: Annotated[Phase | None, Field(description="Where the run stands, in one word for people.")] = None
+    observed_generation: Annotated[Count, Field(description="metadata.generation that was acted on.")] = 0
+    conditions: Annotated[
+        tuple[Condition, ...],
+        Field(
+            max_length=limits.MAX_CONDITIONS,
+            description="What holds, for programs.",
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+        ),
+    ] = ()
+    summary: Annotated[SummaryStatus | None, Field(description="Strings for the columns of kubectl get.")] = None
+    progress: Annotated[ProgressStatus | None, Field(description="How far the run is.")] = None
+    checkpoint: Annotated[CheckpointStatus | None, Field(description="The newest commit.")] = None
+    best: Annotated[BestStatus | None, Field(description="The best evaluation so far.")] = None
+    dataset: Annotated[DatasetStatus | None, Field(description="What the check of the data set found.")] = None
+    workers: Annotated[WorkersStatus | None, Field(description="How many workers there are.")] = None
+    restarts: Annotated[Count, Field(description="Counted restarts since the last raise of retry.")] = 0
+    attempts: Annotated[
+        tuple[AttemptStatus, ...],
+        Field(max_length=limits.MAX_ATTEMPTS_KEPT, description="The newest attempts, oldest first."),
+    ] = ()
+    retried: Annotated[Count, Field(description="Value of spec.retry that was acted on.")] = 0
+    goodput: Annotated[GoodputStatus | None, Field(description="How much of the time was not lost.")] = None
+    export: Annotated[ExportStatus | None, Field(description="The exported model.")] = None
+    slurm: Annotated[SlurmStatus | None, Field(description="Written by the site's agent alone.")] = None
+    replicas: Annotated[Count, Field(description="Nodes that exist, for the scale subresource.")] = 0
+    selector: Annotated[Text, Field(description="Label selector of the workers, for the scale subresource.")] = ""
