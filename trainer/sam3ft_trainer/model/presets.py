@@ -1,0 +1,178 @@
+"""Models with random weights: small ones that learn, for trials and tests, and the real size for benchmarks.
+
+`preset:tiny` is the demo's model; `preset:tiny-nano` to `preset:tiny-small` are smaller; `preset:sam3` has the
+architecture of the published model, 840 million parameters. Weights depend on the seed alone (on one torch version).
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import Sam3Config, Sam3Model
+
+from sam3ft_api.errors import InvalidConfig
+from sam3ft_trainer.model.build import allocate, set_resolution
+from sam3ft_trainer.model.text import BYTE_VOCABULARY_SIZE
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Dimensions of a preset; everything else follows from them.
+
+    Attributes:
+        resolution: side of the input the preset was made for, pixels.
+        hidden: width of the ViT and of every DETR part.
+        vit_ff: hidden width of the ViT's MLP.
+        vit_layers: ViT blocks; the last one attends globally.
+        heads: attention heads of the ViT.
+        window: window side in patches.
+        pretrain: side of the tiled position embedding, pixels.
+        text_layers: layers of the text encoder.
+        encoder_layers: fusion encoder layers.
+        decoder_layers: decoder layers.
+        queries: object queries.
+    """
+
+    resolution: int
+    hidden: int
+    vit_ff: int
+    vit_layers: int
+    heads: int
+    window: int
+    pretrain: int
+    text_layers: int
+    encoder_layers: int
+    decoder_layers: int
+    queries: int
+
+
+DEMO = Size(224, 128, 256, 4, 4, 8, 112, 2, 1, 3, 50)
+SIZES: dict[str, Size] = {
+    "tiny": DEMO,
+    "tiny-demo": DEMO,
+    "tiny-nano": Size(28, 16, 32, 1, 2, 1, 14, 1, 1, 1, 4),
+    "tiny-micro": Size(112, 32, 64, 2, 2, 4, 56, 1, 2, 2, 16),
+    "tiny-learn": Size(112, 64, 128, 3, 2, 4, 56, 1, 2, 2, 10),
+    "tiny-small": Size(224, 64, 128, 4, 2, 8, 112, 2, 3, 3, 20),
+}
+REAL = "sam3"
+"""Name of the preset with the published architecture."""
+_PATCH = 14
+_BOX_SIDE = 0.2
+"""Width and height of the initial reference boxes, as a fraction of the image."""
+
+
+def preset_names() -> list[str]:
+    """Return every name that may follow `preset:`."""
+    return [*SIZES, REAL]
+
+
+def preset_resolution(name: str) -> int:
+    """Return the input side that the preset was made for, in pixels.
+
+    Raises:
+        InvalidConfig: there is no such preset.
+    """
+    return 1008 if name == REAL else _size(name).resolution
+
+
+def _size(name: str) -> Size:
+    try:
+        return SIZES[name]
+    except KeyError:
+        raise InvalidConfig(f"model.uri 'preset:{name}' is unknown; presets are {', '.join(preset_names())}") from None
+
+
+def preset_config(name: str, *, resolution: int | None = None) -> Sam3Config:
+    """Return the architecture of a preset for inputs of `resolution` pixels (None: the preset's own).
+
+    Raises:
+        InvalidConfig: unknown preset, or a resolution that is no multiple of the patch size.
+    """
+    config = Sam3Config() if name == REAL else _small_config(_size(name))
+    return set_resolution(config, resolution or preset_resolution(name))
+
+
+def _small_config(size: Size) -> Sam3Config:
+    width = size.hidden
+    detr = {"hidden_size": width, "num_attention_heads": 2, "intermediate_size": 2 * width}
+    return Sam3Config(
+        vision_config={
+            "backbone_config": {
+                "model_type": "sam3_vit_model",
+                "hidden_size": width,
+                "intermediate_size": size.vit_ff,
+                "num_hidden_layers": size.vit_layers,
+                "num_attention_heads": size.heads,
+                "image_size": size.resolution,
+                "patch_size": _PATCH,
+                "window_size": size.window,
+                "global_attn_indexes": [size.vit_layers - 1],
+                "pretrain_image_size": size.pretrain,
+            },
+            "fpn_hidden_size": width,
+        },
+        text_config={
+            "model_type": "clip_text_model",
+            "vocab_size": BYTE_VOCABULARY_SIZE,
+            "hidden_size": width,
+            "intermediate_size": 2 * width,
+            "num_hidden_layers": size.text_layers,
+            "num_attention_heads": 2,
+            "projection_dim": 16,
+            "max_position_embeddings": 32,
+            "hidden_act": "gelu",
+            "bos_token_id": BYTE_VOCABULARY_SIZE - 2,
+            "eos_token_id": BYTE_VOCABULARY_SIZE - 1,
+            "pad_token_id": BYTE_VOCABULARY_SIZE - 1,
+        },
+        geometry_encoder_config={**detr, "num_layers": 1, "roi_size": 3},
+        detr_encoder_config={**detr, "num_layers": size.encoder_layers},
+        detr_decoder_config={**detr, "num_layers": size.decoder_layers, "num_queries": size.queries},
+        mask_decoder_config={"hidden_size": width, "num_attention_heads": 2},
+    )
+
+
+def build_preset(config: Sam3Config, *, seed: int) -> Sam3Model:
+    """Return a model of the given architecture with random float32 weights on the CPU."""
+    sam3 = allocate(config)
+    initialise(sam3, seed)
+    return sam3
+
+
+def grid_reference_boxes(num_queries: int) -> torch.Tensor:
+    """Return float32 [Q, 4] cx cy w h: centres on a regular grid over the image, sides of a fifth of it."""
+    columns = math.ceil(math.sqrt(num_queries))
+    rows = math.ceil(num_queries / columns)
+    index = torch.arange(num_queries)
+    centre_x = (index % columns + 0.5) / columns
+    centre_y = (index // columns + 0.5) / rows
+    side = torch.full_like(centre_x, _BOX_SIDE)
+    return torch.stack([centre_x, centre_y, side, side], dim=1)
+
+
+@torch.no_grad()
+def initialise(sam3: Sam3Model, seed: int) -> None:
+    """Fill every parameter so that training from scratch works, without touching the global random state.
+
+    Linear layers and convolutions: Xavier uniform, zero bias. Norms: 1 and 0. Queries: standard normal, as upstream
+    trains them; other embeddings: normal with 0.02. Reference boxes: a regular grid, and a box head that starts at
+    zero, so that the first predictions cover the image.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for module in sam3.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.xavier_uniform_(module.weight, generator=generator)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm | nn.GroupNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02, generator=generator)
+    decoder = sam3.detr_decoder
+    nn.init.normal_(sam3.vision_encoder.backbone.embeddings.position_embeddings, std=0.02, generator=generator)
+    nn.init.normal_(decoder.query_embed.weight, generator=generator)
+    nn.init.zeros_(decoder.box_head.layer3.weight)
+    decoder.reference_points.weight.copy_(torch.logit(grid_reference_boxes(decoder.reference_points.num_embeddings)))
