@@ -1,0 +1,1 @@
+"""The local backend: one run folder, one supervisor process, its coordinator and its launcher."""

@@ -1,0 +1,179 @@
+"""The folder of one local run: what lies where, and who may drive it.
+
+runs/blood-cells/
+    finetune.yaml      the file as it was given
+    config.json        the config document that the trainer reads
+    run.json           the supervisor's record: phase, processes, exit code
+    lock               held while a supervisor or its launcher lives
+    work/              logs, progress.json, events.jsonl, report.html
+    checkpoints/       commits, unless checkpoint.uri says otherwise
+    model/             the exported model, unless export.uri says otherwise
+"""
+
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from sam3ft_api.errors import Fenced, StorageDenied
+from sam3ft_api.worker import PROGRESS_FILE
+
+_LOCK_POLL_S = 0.05
+RUNS_FOLDER = "runs"
+"""Parent, in the current folder, of run folders that are not named with --run-dir."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunDir:
+    """Paths inside one run folder; nothing is touched until a method says so."""
+
+    root: Path
+
+    @property
+    def finetune(self) -> Path:
+        """Copy of the user's file."""
+        return self.root / "finetune.yaml"
+
+    @property
+    def config(self) -> Path:
+        """The config document."""
+        return self.root / "config.json"
+
+    @property
+    def record(self) -> Path:
+        """The supervisor's record."""
+        return self.root / "run.json"
+
+    @property
+    def lock(self) -> Path:
+        """The lock file; its content is of no meaning."""
+        return self.root / "lock"
+
+    @property
+    def stop_request(self) -> Path:
+        """How much time the one who cancels grants."""
+        return self.root / "stop.json"
+
+    @property
+    def work(self) -> Path:
+        """Logs, progress and scratch state."""
+        return self.root / "work"
+
+    @property
+    def progress(self) -> Path:
+        """Rank 0's progress file."""
+        return self.work / PROGRESS_FILE
+
+    @property
+    def report(self) -> Path:
+        """The report for people."""
+        return self.work / "report.html"
+
+    @property
+    def log(self) -> Path:
+        """Output of supervisor and launcher of every attempt, appended."""
+        return self.work / "run.log"
+
+    @property
+    def worker_logs(self) -> Path:
+        """Folder of the workers' logs, `rank-N.log`."""
+        return self.work / "logs"
+
+    @property
+    def coordinator_log(self) -> Path:
+        """Output of the coordinator."""
+        return self.work / "coordinator.log"
+
+    @property
+    def coordinator_port(self) -> Path:
+        """Where the coordinator says at which ports it listens (JSON)."""
+        return self.work / "coordinator.json"
+
+    @property
+    def last_word(self) -> Path:
+        """The launcher's termination message (JSON)."""
+        return self.work / "termination.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Default checkpoint prefix."""
+        return self.root / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        """Default place of the exported model."""
+        return self.root / "model"
+
+    def create(self) -> None:
+        """Make the folder and its work folder, private to this user where they are new.
+
+        Raises:
+            StorageDenied: the place is no folder, or cannot be written.
+        """
+        try:
+            self.work.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise StorageDenied(
+                f"run folder {self.root}: {error.filename} is a file; name another folder with --run-dir"
+            ) from error
+        except OSError as error:
+            raise StorageDenied(
+                f"run folder {self.root} cannot be made: {error.strerror}; name a writable folder with --run-dir"
+            ) from error
+
+    def remove_state(self) -> None:
+        """Remove everything but checkpoints and model; the folder too when nothing is left. Hold the lock."""
+        shutil.rmtree(self.work, ignore_errors=True)
+        for path in (self.finetune, self.config, self.record, self.stop_request, self.lock):
+            path.unlink(missing_ok=True)
+        try:
+            self.root.rmdir()
+        except OSError:
+            return  # checkpoints, a model or the user's own files are in it
+
+    @contextmanager
+    def driving(self, *, wait_s: float = 0.0) -> Iterator[int]:
+        """Hold the right to drive this folder; yields the lock's descriptor, to be inherited by the launcher.
+
+        The kernel frees the lock with the last process that holds the descriptor, so no crash leaves it behind, and a
+        new supervisor cannot start while an old launcher still dies.
+
+        Args:
+            wait_s: how long to wait for a present holder to go, seconds.
+
+        Raises:
+            Fenced: another process drives the folder.
+        """
+        descriptor = self._lock_within(wait_s)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def _lock_within(self, wait_s: float) -> int:
+        give_up_at = time.monotonic() + wait_s
+        while (descriptor := self._try_lock()) is None:
+            if time.monotonic() >= give_up_at:
+                raise Fenced(
+                    f"run folder {self.root} is driven by another process; follow it with `sam3ft logs -f {self.root}`,"
+                    f" stop it with `sam3ft cancel {self.root}`, or name another folder with --run-dir"
+                )
+            time.sleep(_LOCK_POLL_S)
+        return descriptor
+
+    def _try_lock(self) -> int | None:
+        descriptor = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # `remove_state` may have unlinked the file between open and flock: then the lock guards nothing.
+            current = os.path.samestat(os.fstat(descriptor), self.lock.stat())
+        except (BlockingIOError, FileNotFoundError):
+            current = False
+        if current:
+            return descriptor
+        os.close(descriptor)
+        return None
