@@ -94,9 +94,4 @@ Quantity = Annotated[
 ]
 """An amount as Kubernetes writes it: 8, "500m", 64Gi."""
 
-Task = Literal["detection", "segmentation"]
-Part = Literal["vision", "text", "neck", "geometry", "encoder", "decoder", "mask"]
-"""Names of the model's parts, for freezing and activation checkpointing. `neck` is the vision encoder's FPN."""
-Precision = Literal["bf16", "fp16", "fp32"]
 BackendName = Literal["local", "kubernetes", "slurm"]
-Metric = Literal["bbox_AP", "bbox_AP50", "segm_AP", "segm_AP50", "cgF1"]

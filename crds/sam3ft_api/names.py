@@ -121,8 +121,3 @@ def slurm_job_name(uid: str, attempt: int, *, slot: int = 0, generation: int = 0
     if len(short) < 8:
         short = hashlib.sha256(uid.encode()).hexdigest()[:16]
     return f"sft-{short}-{attempt}-{slot}-{generation}"
-
-
-def metric_key(metric: str) -> str:
-    """Return a metric's name as it stands in file names and URLs: letters, digits, `_`, `-` and `.` alone."""
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", metric)

@@ -3,6 +3,7 @@
 Sections `scratch`, `model`, `data`, `augment`, `loss` and `optim` change the numbers and make up the digest that a
 checkpoint prefix records; `runtime`, `checkpoint`, `evaluation`, `export` and `identity` may differ between attempts.
 Upstream's names are kept where upstream has a setting (`scratch.enable_segmentation`, `scratch.resolution`, ...).
+The sentence under each field is its documentation; docs/api.md is generated from it.
 """
 
 import hashlib
@@ -11,302 +12,364 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Phrase = Annotated[str, Field(min_length=1, max_length=256)]
-CategoryName = Annotated[str, Field(min_length=1, max_length=256)]
-Address = Annotated[str, Field(min_length=1, max_length=1024)]
+from sam3ft_api import limits
+from sam3ft_api.fields import Address, CategoryName, DnsLabel, Flag, Number, Phrase, Whole
+
 Task = Literal["detection", "segmentation"]
 Part = Literal["vision", "text", "neck", "geometry", "encoder", "decoder", "mask"]
 """Names of the model's parts, for freezing and activation checkpointing. `neck` is the vision encoder's FPN."""
 Precision = Literal["bf16", "fp16", "fp32"]
+Metric = Literal["bbox_AP", "bbox_AP50", "segm_AP", "segm_AP50", "cgF1"]
+
+Share = Annotated[Number, Field(ge=0, le=1)]
+"""A probability or a fraction."""
+Positive = Annotated[Number, Field(gt=0, le=1e9)]
+Weight = Annotated[Number, Field(ge=0, le=1e6)]
+Rate = Annotated[Number, Field(gt=0, le=1)]
+"""A learning rate."""
+Steps = Annotated[Whole, Field(ge=0, le=limits.MAX_STEP)]
 
 
 class Section(BaseModel):
     """A closed group of settings: unknown keys are errors, values cannot be changed after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=(), use_attribute_docstrings=True
+    )
 
 
 class ScratchConfig(Section):
     """The knobs most runs touch, under upstream's names."""
 
-    enable_segmentation: bool = False
-    resolution: Annotated[
-        int,
-        Field(
-            ge=28, le=2016, description="Side of the square model input in pixels, a multiple of the patch size (14)."
-        ),
-    ] = 1008
-    train_batch_size: Annotated[
-        int, Field(ge=1, le=65536, description="Images per optimizer step over all processes together.")
-    ] = 2
-    max_data_epochs: Annotated[float, Field(gt=0, le=100_000, description="Passes over the training images.")] = 20
-    max_steps: Annotated[int | None, Field(ge=1, description="Optimizer steps; overrides max_data_epochs.")] = None
-    max_duration_s: Annotated[
-        float | None,
-        Field(gt=0, description="Wall-clock budget of training, s; the cool-down starts in time to end within it."),
-    ] = None
-    seed_value: Annotated[int, Field(ge=0, lt=2**63)] = 123
+    enable_segmentation: Flag = False
+    """Train boxes and masks; false trains boxes alone."""
+    resolution: Annotated[Whole, Field(ge=28, le=2016)] = 1008
+    """Side of the square model input in pixels, a multiple of the patch size (14)."""
+    train_batch_size: Annotated[Whole, Field(ge=1, le=limits.MAX_GLOBAL_BATCH)] = 2
+    """Images per optimizer step over all processes together."""
+    max_data_epochs: Annotated[Number, Field(gt=0, le=limits.MAX_EPOCHS)] = 20
+    """Passes over the training images."""
+    max_steps: Annotated[Whole, Field(ge=1, le=limits.MAX_STEP)] | None = None
+    """Optimizer steps; overrides max_data_epochs."""
+    max_duration_s: Annotated[Number, Field(gt=0, le=1e9)] | None = None
+    """Wall-clock budget of training, s; the cool-down starts in time to end within it."""
+    seed_value: Annotated[Whole, Field(ge=0, lt=2**63)] = 123
+    """Seed of the order, the augmentation, the hold-out and dropout."""
     precision: Precision = "bf16"
+    """Arithmetic of the forward pass; fp16 comes with loss scaling. Weights and optimizer state stay fp32."""
+
+    @model_validator(mode="after")
+    def _resolution_fits_the_patches(self) -> Self:
+        if self.resolution % 14:
+            lower = self.resolution // 14 * 14
+            raise ValueError(
+                f"resolution {self.resolution} is not a multiple of the patch size 14; "
+                f"the nearest are {lower} and {lower + 14}"
+            )
+        return self
 
 
 class ModelConfig(Section):
     """Where the weights come from, and how the model is run in training."""
 
     uri: Address = "preset:tiny"
-    freeze: tuple[Part, ...] = ()
-    geometry_cls: Annotated[
-        bool, Field(description="Append the geometry CLS token to the text tokens, as upstream.")
-    ] = True
-    o2m: Annotated[bool, Field(description="One-to-many (DAC) queries in training.")] = True
-    dropout: Annotated[float, Field(ge=0, lt=1, description="Residual and FFN dropout of DETR and geometry parts.")] = (
-        0.1
-    )
-    attention_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    drop_path: Annotated[
-        float, Field(ge=0, lt=1, description="Stochastic depth of the last ViT block; linear from 0.")
-    ] = 0.1
-    vit_layer_norm_eps: Annotated[float | None, Field(gt=0, description="None keeps the folder's value.")] = None
+    """Folder of weights in Hugging Face form, hf://owner/name@revision, or preset:NAME for random weights."""
+    freeze: Annotated[tuple[Part, ...], Field(max_length=7)] = ()
+    """Parts that are not trained."""
+    geometry_cls: Flag = True
+    """Append the geometry CLS token to the text tokens, as upstream."""
+    o2m: Flag = True
+    """One-to-many (DAC) queries in training."""
+    dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.1
+    """Residual and FFN dropout of DETR and geometry parts."""
+    attention_dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.1
+    """Dropout of the attention weights in DETR and geometry parts."""
+    drop_path: Annotated[Number, Field(ge=0, lt=1)] = 0.1
+    """Stochastic depth of the last ViT block; linear from 0."""
+    vit_layer_norm_eps: Annotated[Number, Field(gt=0, le=1)] | None = None
+    """Epsilon of the ViT's layer norms; None keeps the folder's value."""
 
 
 class SplitConfig(Section):
     """Addresses of one split when the folder layout differs from `SPLIT/_annotations.coco.json`."""
 
     images: Address | None = None
+    """Folder of the images; None looks beside the annotations and in images/."""
     annotations: Address | None = None
+    """COCO JSON file; None is SPLIT/_annotations.coco.json under data.uri."""
 
 
 class BoundsConfig(Section):
     """Upstream's size and count filters; what they drop is counted and shown."""
 
-    min_area: Annotated[
-        float, Field(ge=0, le=1, description="Smallest scaled object area as a fraction, trainer.md 7.2.")
-    ] = 1e-6
-    max_objects_per_phrase: Annotated[
-        int, Field(ge=1, le=100_000, description="A phrase with more objects in an image is dropped.")
-    ] = 200
+    min_area: Share = 1e-6
+    """Smallest object area as a fraction of the transformed image; smaller objects are dropped."""
+    max_objects_per_phrase: Annotated[Whole, Field(ge=1, le=100_000)] = 200
+    """A phrase with more objects in an image is dropped."""
 
 
 class FewShotConfig(Section):
     """A seeded subset with at least `shots` annotated images for each category."""
 
-    shots: Annotated[int, Field(ge=1, le=100_000)]
-    seed: Annotated[int, Field(ge=0)] = 0
+    shots: Annotated[Whole, Field(ge=1, le=100_000)]
+    """Annotated images per category."""
+    seed: Annotated[Whole, Field(ge=0, lt=2**63)] = 0
+    """Seed of the choice."""
 
 
 class DataConfig(Section):
     """What is trained on, and under which phrases."""
 
     uri: Address | None = None
+    """Folder with train/, and optionally valid/ and test/."""
     train: SplitConfig = SplitConfig()
+    """Addresses of the training split, if they differ."""
     valid: SplitConfig = SplitConfig()
+    """Addresses of the selection split, if they differ."""
     test: SplitConfig = SplitConfig()
+    """Addresses of the test split, if they differ."""
     on_change: Literal["refuse", "restartEpoch"] = "refuse"
+    """What to do on resume when the annotations have changed since the newest commit."""
     phrases: dict[CategoryName, tuple[Phrase, ...]] = {}
-    annotation_phrases: Annotated[
-        bool, Field(description="Use an annotation's own noun phrase (`noun_phrase` or `phrase`) where it has one.")
-    ] = True
-    max_phrases_per_image: Annotated[int, Field(ge=1, le=10_000)] = 16
-    negatives: Annotated[bool, Field(description="Ask for categories that are absent from an image.")] = True
-    exhaustive: Annotated[
-        bool | tuple[CategoryName, ...],
-        Field(description="Categories annotated completely; an absent box of another one is no negative."),
-    ] = True
-    ignore_empty_parents: Annotated[
-        bool,
-        Field(
-            description="Leave out categories without annotations that others name as supercategory (Roboflow's id 0)."
-        ),
-    ] = True
-    holdout: Annotated[
-        float, Field(gt=0, lt=1, description="Share of train that selects when there is no valid split.")
-    ] = 0.1
+    """Category name to the phrases that describe it; a category that is not named is asked for by its name."""
+    annotation_phrases: Flag = True
+    """Use an annotation's own noun phrase (`noun_phrase` or `phrase`) where it has one."""
+    max_phrases_per_image: Annotated[Whole, Field(ge=1, le=limits.MAX_PHRASES_PER_IMAGE)] = 16
+    """Phrases asked of one image: all up to here; beyond, all present ones and a seeded sample of absent ones."""
+    negatives: Flag = True
+    """Ask for categories that are absent from an image."""
+    exhaustive: Flag | tuple[CategoryName, ...] = True
+    """Categories annotated completely, true for all; an absent box of another one is no negative."""
+    ignore_empty_parents: Flag = True
+    """Leave out categories without annotations that others name as supercategory (Roboflow's id 0)."""
+    holdout: Annotated[Number, Field(gt=0, lt=1)] = 0.1
+    """Share of train that selects when there is no valid split."""
     few_shot: FewShotConfig | None = None
+    """Train on a seeded subset; None takes all images."""
     bounds: BoundsConfig = BoundsConfig()
-    max_bad: Annotated[
-        float,
-        Field(
-            ge=0,
-            le=1,
-            description="Share of unreadable images and annotations that fails the run; one is always allowed.",
-        ),
-    ] = 0.001
+    """Upstream's size and count filters."""
+    max_bad: Share = 0.001
+    """Share of unreadable images and annotations that fails the run; one is always allowed."""
 
 
 class AugmentConfig(Section):
     """Train-time transforms. The default is upstream's: random square resize, padding at a random place."""
 
-    resize_and_pad: Annotated[bool, Field(description="False resizes every image to the full resolution.")] = True
-    min_scale: Annotated[
-        float,
-        Field(gt=0, le=1, description="Smallest drawn side as a share of the resolution; steps of 32 px at 1008."),
-    ] = 480 / 1008
-    horizontal_flip: Annotated[float, Field(ge=0, le=1, description="Probability.")] = 0.0
-    vertical_flip: Annotated[float, Field(ge=0, le=1)] = 0.0
-    quarter_turns: bool = False
-    crop: Annotated[float, Field(ge=0, le=1, description="Probability of a random crop before the resize.")] = 0.0
-    crop_min_scale: Annotated[float, Field(gt=0, le=1, description="Smallest crop as a share of each side.")] = 0.5
-    tiles: Annotated[
-        int,
-        Field(
-            ge=1,
-            le=16,
-            description="Cut every training image into n x n tiles, one drawn per epoch, for small objects.",
-        ),
-    ] = 1
-    color: Annotated[
-        float, Field(ge=0, le=1, description="Strength of brightness, contrast and saturation jitter.")
-    ] = 0.0
+    resize_and_pad: Flag = True
+    """Draw a size and pad; false resizes every image to the full resolution."""
+    min_scale: Annotated[Number, Field(gt=0, le=1)] = 480 / 1008
+    """Smallest drawn side as a share of the resolution; steps of 32 px at 1008."""
+    horizontal_flip: Share = 0.0
+    """Probability of a mirror image, left to right."""
+    vertical_flip: Share = 0.0
+    """Probability of a mirror image, top to bottom."""
+    quarter_turns: Flag = False
+    """Turn by 0, 90, 180 or 270 degrees, each with equal probability."""
+    crop: Share = 0.0
+    """Probability of a random crop before the resize."""
+    crop_min_scale: Annotated[Number, Field(gt=0, le=1)] = 0.5
+    """Smallest crop as a share of each side."""
+    tiles: Annotated[Whole, Field(ge=1, le=16)] = 1
+    """Cut every training image into n x n tiles, one drawn per epoch, for small objects."""
+    color: Share = 0.0
+    """Strength of brightness, contrast and saturation jitter."""
 
 
 class LossWeights(Section):
     """Weights of the terms, upstream's values."""
 
-    loss_bbox: float = 5.0
-    loss_giou: float = 2.0
-    loss_ce: float = 20.0
-    presence_loss: float = 20.0
-    loss_mask: float = 200.0
-    loss_dice: float = 10.0
-    loss_semantic_seg: float = 20.0
-    loss_semantic_dice: float = 30.0
+    loss_bbox: Weight = 5.0
+    """L1 distance of the boxes."""
+    loss_giou: Weight = 2.0
+    """Generalised IoU of the boxes."""
+    loss_ce: Weight = 20.0
+    """Classification of the queries."""
+    presence_loss: Weight = 20.0
+    """Whether the phrase is in the image at all."""
+    loss_mask: Weight = 200.0
+    """Focal loss of the masks."""
+    loss_dice: Weight = 10.0
+    """Dice loss of the masks."""
+    loss_semantic_seg: Weight = 20.0
+    """Cross-entropy of the semantic map."""
+    loss_semantic_dice: Weight = 30.0
+    """Dice loss of the semantic map."""
 
 
 class LossConfig(Section):
     """Losses and matchers, upstream's values."""
 
     weights: LossWeights = LossWeights()
-    pos_weight: Annotated[float, Field(gt=0)] = 10.0
-    o2m_weight: Annotated[float, Field(ge=0)] = 2.0
-    o2m_alpha: Annotated[float, Field(ge=0, le=1)] = 0.3
-    o2m_threshold: Annotated[float, Field(ge=0, le=1)] = 0.4
-    o2m_topk: Annotated[int, Field(ge=1)] = 4
-    cost_class: Annotated[float, Field(ge=0)] = 2.0
-    cost_bbox: Annotated[float, Field(ge=0)] = 5.0
-    cost_giou: Annotated[float, Field(ge=0)] = 2.0
-    mask_points: Annotated[
-        int | None, Field(ge=16, description="Sample this many points per mask; None uses every pixel, as upstream.")
-    ] = None
-    mask_oversample_ratio: Annotated[float, Field(ge=1)] = 3.0
-    mask_importance_ratio: Annotated[float, Field(ge=0, le=1)] = 0.75
-    mask_chunk: Annotated[
-        int, Field(ge=1, le=1024, description="Masks per checkpointed chunk; bounds memory, not the result.")
-    ] = 8
+    """Weights of the terms."""
+    pos_weight: Positive = 10.0
+    """Weight of positive queries in the classification."""
+    o2m_weight: Weight = 2.0
+    """Weight of the one-to-many branch."""
+    o2m_alpha: Share = 0.3
+    """Balance of score and IoU in the one-to-many matching."""
+    o2m_threshold: Share = 0.4
+    """Smallest matching value in the one-to-many matching."""
+    o2m_topk: Annotated[Whole, Field(ge=1, le=1000)] = 4
+    """Queries per object in the one-to-many matching."""
+    cost_class: Weight = 2.0
+    """Weight of the score in the one-to-one matching."""
+    cost_bbox: Weight = 5.0
+    """Weight of the box distance in the one-to-one matching."""
+    cost_giou: Weight = 2.0
+    """Weight of the generalised IoU in the one-to-one matching."""
+    mask_points: Annotated[Whole, Field(ge=16, le=1_000_000)] | None = None
+    """Points sampled per mask; None uses every pixel, as upstream."""
+    mask_oversample_ratio: Annotated[Number, Field(ge=1, le=100)] = 3.0
+    """Candidates per sampled point."""
+    mask_importance_ratio: Share = 0.75
+    """Share of the points taken where the mask is least certain."""
+    mask_chunk: Annotated[Whole, Field(ge=1, le=1024)] = 8
+    """Masks per checkpointed chunk; bounds memory, not the result."""
 
 
 class OptimConfig(Section):
     """AdamW, its three rates and the inverse-square-root schedule, upstream's values."""
 
-    lr: Annotated[float, Field(gt=0, le=1, description="Rate of everything but the backbones.")] = 8e-5
-    lr_vision_backbone: Annotated[
-        float | None, Field(gt=0, le=1, description="None: lr x 0.3125, upstream's proportion.")
-    ] = None
-    lr_language_backbone: Annotated[
-        float | None, Field(gt=0, le=1, description="None: lr x 0.0625, upstream's proportion.")
-    ] = None
-    layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.9
-    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.1
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
-    eps: Annotated[float, Field(gt=0)] = 1e-8
-    warmup: Annotated[int, Field(ge=0, description="Steps.")] = 20
-    timescale: Annotated[int, Field(ge=1, description="Steps.")] = 20
-    cooldown: Annotated[int, Field(ge=0, description="Steps.")] = 20
-    clip_norm: Annotated[float | None, Field(gt=0, description="Global L2 norm; None does not clip.")] = 0.1
-    ema_decay: Annotated[
-        float | None, Field(gt=0, lt=1, description="None keeps no average; evaluated and exported when set.")
-    ] = None
-    non_finite_budget: Annotated[
-        int, Field(ge=0, description="Skipped updates allowed within the last 1,000 steps.")
-    ] = 20
+    lr: Rate = 8e-5
+    """Peak rate of everything but the backbones."""
+    lr_vision_backbone: Rate | None = None
+    """Peak rate of the vision backbone; None: lr x 0.3125, upstream's proportion."""
+    lr_language_backbone: Rate | None = None
+    """Peak rate of the text backbone; None: lr x 0.0625, upstream's proportion."""
+    layer_decay: Annotated[Number, Field(gt=0, le=1)] = 0.9
+    """Factor of the rate from each ViT block to the one below."""
+    weight_decay: Share = 0.1
+    """AdamW's decay of weights; biases and norms have none."""
+    betas: tuple[Annotated[Number, Field(ge=0, lt=1)], Annotated[Number, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    """AdamW's averages of gradient and square."""
+    eps: Annotated[Number, Field(gt=0, le=1)] = 1e-8
+    """AdamW's epsilon."""
+    warmup: Steps = 20
+    """Steps of linear warm-up."""
+    timescale: Annotated[Whole, Field(ge=1, le=limits.MAX_STEP)] = 20
+    """Steps after which the rate begins to fall with the inverse square root."""
+    cooldown: Steps = 20
+    """Steps of linear cool-down to zero."""
+    clip_norm: Positive | None = 0.1
+    """Global L2 norm to which gradients are clipped; None does not clip."""
+    ema_decay: Annotated[Number, Field(gt=0, lt=1)] | None = None
+    """Decay of the weights' average, which is then evaluated and exported; None keeps no average."""
+    non_finite_budget: Steps = 20
+    """Skipped updates allowed within the last 1,000 steps."""
 
 
 class RuntimeConfig(Section):
     """How the work is laid out on the machine; nothing here changes which numbers are computed at dropout 0."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    micro_batch: Annotated[
-        int | None, Field(ge=1, description="Images per forward pass and process; None is found automatically.")
-    ] = None
-    activation_checkpointing: Annotated[
-        Literal["auto", "none"] | tuple[Part, ...], Field(description="Parts recomputed in backward.")
-    ] = "auto"
-    threads: Annotated[
-        int | None,
-        Field(ge=1, le=1024, description="CPU threads per process; None shares the cores. Recorded in the commit."),
-    ] = None
-    decode_threads: Annotated[int | None, Field(ge=1, le=256)] = None
-    prefetch_bytes: Annotated[int, Field(ge=1 << 20)] = 256 << 20
-    compile: bool = False
-    log_every: Annotated[int, Field(ge=1, description="Steps between log lines.")] = 10
-    watchdog_s: Annotated[
-        float,
-        Field(
-            gt=0, description="Seconds without a finished step after which stacks are saved and the run ends with 24."
-        ),
-    ] = 1800.0
-    tensorboard: bool = True
+    """auto takes CUDA where there is some."""
+    micro_batch: Annotated[Whole, Field(ge=1, le=limits.MAX_GLOBAL_BATCH)] | None = None
+    """Images per forward pass and process; None is found automatically."""
+    activation_checkpointing: Literal["auto", "none"] | tuple[Part, ...] = "auto"
+    """Parts recomputed in backward."""
+    threads: Annotated[Whole, Field(ge=1, le=1024)] | None = None
+    """CPU threads per process; None shares the cores. Recorded in the commit."""
+    decode_threads: Annotated[Whole, Field(ge=1, le=256)] | None = None
+    """Threads that read and decode images, per process; None shares the cores."""
+    prefetch_bytes: Annotated[Whole, Field(ge=1 << 20, le=1 << 40)] = 256 << 20
+    """Bytes of decoded batches kept ready, per process."""
+    compile: Flag = False
+    """Compile the model with torch.compile."""
+    log_every: Annotated[Whole, Field(ge=1, le=limits.MAX_STEP)] = 10
+    """Steps between log lines."""
+    watchdog_s: Positive = 1800.0
+    """Seconds without a finished step after which stacks are saved and the run ends with 24."""
+    tensorboard: Flag = True
+    """Write TensorBoard events."""
 
 
 class CheckpointConfig(Section):
     """Where and when the state is committed."""
 
     uri: Address | None = None
-    every_steps: Annotated[int | None, Field(ge=1)] = 200
-    every_seconds: Annotated[float | None, Field(gt=0)] = 600.0
-    keep_last: Annotated[int, Field(ge=1, le=1000)] = 3
-    keep_best: Annotated[int, Field(ge=0, le=1000)] = 1
+    """Prefix that belongs to this run alone; None is checkpoint/ in the work folder."""
+    every_steps: Annotated[Whole, Field(ge=1, le=limits.MAX_STEP)] | None = 200
+    """Optimizer steps between commits; None goes by time alone."""
+    every_seconds: Positive | None = 600.0
+    """Seconds between commits, whichever comes first; None goes by steps alone."""
+    keep_last: Annotated[Whole, Field(ge=1, le=limits.MAX_KEPT)] = 3
+    """Newest commits kept."""
+    keep_best: Annotated[Whole, Field(ge=0, le=limits.MAX_KEPT)] = 1
+    """Best commits kept besides."""
     resume: Literal["auto", "never", "must"] = "auto"
-    adopt: bool = False
-    allow_unfenced: bool = False
+    """auto: from the newest commit if there is one; never: refuse a used prefix; must: need one."""
+    adopt: Flag = False
+    """Take over a prefix that another run owns, or that was written with other settings."""
+    allow_unfenced: Flag = False
+    """Accept a store that cannot create objects conditionally."""
 
 
 class EvaluationConfig(Section):
     """What is scored, when, and what selects."""
 
-    every_epochs: Annotated[float | None, Field(gt=0, description="None scores at the end only.")] = 1
-    metric: Literal["bbox_AP", "bbox_AP50", "segm_AP", "segm_AP50", "cgF1"] = "bbox_AP"
-    patience: Annotated[
-        int | None, Field(ge=1, description="Evaluations without a better value before the run stops early.")
-    ] = None
-    min_delta: Annotated[float, Field(ge=0)] = 0.0
-    baseline: Annotated[bool, Field(description="Score the untouched model first.")] = True
-    max_dets: Annotated[int, Field(ge=1, le=10_000, description="Detections kept per image, over all categories.")] = (
-        100
-    )
-    score_threshold: Annotated[
-        float, Field(ge=0, le=1, description="Score from which a detection counts for cgF1 and pictures.")
-    ] = 0.5
-    batch_size: Annotated[int, Field(ge=1)] = 1
+    every_epochs: Annotated[Number, Field(gt=0, le=limits.MAX_EPOCHS)] | None = 1
+    """Epochs between evaluations on the selection split; None scores at the end only."""
+    metric: Metric = "bbox_AP"
+    """Value that selects the best checkpoint."""
+    patience: Annotated[Whole, Field(ge=1, le=10_000)] | None = None
+    """Evaluations without a better value before the run stops early; None never does."""
+    min_delta: Share = 0.0
+    """Smallest change of the metric that counts as better."""
+    baseline: Flag = True
+    """Score the untouched model first."""
+    max_dets: Annotated[Whole, Field(ge=1, le=10_000)] = 100
+    """Detections kept per image, over all categories."""
+    score_threshold: Share = 0.5
+    """Score from which a detection counts for cgF1 and pictures."""
+    batch_size: Annotated[Whole, Field(ge=1, le=4096)] = 1
+    """Images per forward pass of the evaluation."""
 
 
 class ExportConfig(Section):
     """The model that is handed back."""
 
     uri: Address | None = None
-    formats: Annotated[tuple[Literal["transformers"], ...], Field(min_length=1)] = ("transformers",)
+    """Folder to write; None is export/ under the checkpoint prefix."""
+    formats: Annotated[tuple[Literal["transformers"], ...], Field(min_length=1, max_length=4)] = ("transformers",)
+    """transformers: a folder for Sam3Model.from_pretrained."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of the exported weights."""
 
 
 class IdentityConfig(Section):
     """Who runs: recorded in the first claim of the checkpoint log."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")] = "run"
+    name: DnsLabel = "run"
+    """Name of the resource or run."""
     uid: Annotated[str, Field(min_length=1, max_length=128)] = "local"
+    """What tells two runs of one name apart."""
 
 
 class TrainingConfig(Section):
     """Everything the trainer reads, validated as a whole."""
 
     scratch: ScratchConfig = ScratchConfig()
+    """The knobs most runs touch."""
     model: ModelConfig = ModelConfig()
+    """Where the weights come from, and how the model is run in training."""
     data: DataConfig = DataConfig()
+    """What is trained on, and under which phrases."""
     augment: AugmentConfig = AugmentConfig()
+    """Train-time transforms."""
     loss: LossConfig = LossConfig()
+    """Losses and matchers."""
     optim: OptimConfig = OptimConfig()
+    """Optimizer and schedule."""
     runtime: RuntimeConfig = RuntimeConfig()
+    """How the work is laid out on the machine."""
     checkpoint: CheckpointConfig = CheckpointConfig()
+    """Where and when the state is committed."""
     evaluation: EvaluationConfig = EvaluationConfig()
+    """What is scored, when, and what selects."""
     export: ExportConfig = ExportConfig()
+    """The model that is handed back."""
     identity: IdentityConfig = IdentityConfig()
+    """Who runs."""
 
     @model_validator(mode="after")
     def _mask_metric_needs_masks(self) -> Self:
@@ -314,11 +377,6 @@ class TrainingConfig(Section):
             raise ValueError(
                 f"evaluation.metric {self.evaluation.metric!r} needs masks, and scratch.enable_segmentation is false; "
                 "choose bbox_AP, bbox_AP50 or cgF1, or train segmentation"
-            )
-        if self.scratch.resolution % 14:
-            raise ValueError(
-                f"scratch.resolution {self.scratch.resolution} is not a multiple of the patch size 14; "
-                f"the nearest are {self.scratch.resolution // 14 * 14} and {(self.scratch.resolution // 14 + 1) * 14}"
             )
         return self
 
