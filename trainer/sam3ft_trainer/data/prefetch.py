@@ -1,0 +1,67 @@
+"""Work done ahead by threads, handed over in order, within a number of bytes."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Generic, TypeVar
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+class OrderedPrefetch(Generic[Task, Result]):
+    """Runs `work` on tasks in a pool of threads, and yields the results in the order of the tasks.
+
+    Results are the same for any number of threads. Tasks are started while the bytes of started and unreturned ones
+    stay below the limit; one is always allowed. Nothing is started outside a call of `next`, so a limit shared with
+    others can be enforced by the caller.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Task], Result],
+        tasks: Iterator[tuple[Task, int]],
+        *,
+        threads: int,
+        has_room: Callable[[int], bool],
+    ) -> None:
+        """Prepare; no thread is started before the first result is asked for.
+
+        Args:
+            work: called in a thread with one task.
+            tasks: with the bytes that the result of each is expected to hold.
+            threads: size of the pool.
+            has_room: told the bytes of started and unreturned tasks, returns whether another may start.
+        """
+        self._work = work
+        self._tasks = tasks
+        self._has_room = has_room
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="sam3ft-decode")
+        self._started: deque[tuple[Future[Result], int]] = deque()
+        self._bytes = 0
+
+    def next(self) -> Result:
+        """Return the result of the next task, after starting as many others as there is room for.
+
+        Raises:
+            StopIteration: all tasks are done.
+            Exception: whatever `work` raised for this task.
+        """
+        self._top_up()
+        if not self._started:
+            raise StopIteration
+        future, size = self._started.popleft()
+        self._bytes -= size
+        return future.result()
+
+    def close(self) -> None:
+        """Cancel what has not begun and wait for the threads; safe to call twice."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _top_up(self) -> None:
+        while not self._started or self._has_room(self._bytes):
+            task = next(self._tasks, None)
+            if task is None:
+                return
+            self._started.append((self._pool.submit(self._work, task[0]), task[1]))
+            self._bytes += task[1]
