@@ -24,15 +24,18 @@ class Targets:
         num_boxes_B: int64 [B], sums to N. Lives on the CPU: the matcher and the splits need it there.
         masks_NSS: uint8 [N, S, S], 0 or 1; None in detection.
         mask_valid_N: bool [N]; False means the object has no mask (its mask is all zero). None in detection.
+        exhaustive_B: bool [B], on the CPU; False means that the pair's category is only partly annotated in this
+            image, so what is not boxed is unknown rather than background. None: every pair is complete.
     """
 
     boxes_N4: Tensor
     num_boxes_B: Tensor
     masks_NSS: Tensor | None = None
     mask_valid_N: Tensor | None = None
+    exhaustive_B: Tensor | None = None
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> Self:
-        """Return a copy on `device`; `num_boxes_B` stays on the CPU."""
+        """Return a copy on `device`; `num_boxes_B` and `exhaustive_B` stay on the CPU."""
         return replace(
             self,
             boxes_N4=self.boxes_N4.to(device, non_blocking=non_blocking),
