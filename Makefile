@@ -1,0 +1,83 @@
+# Every target prints what it does; `make help` lists them. A fresh machine needs Python >= 3.11, git and make.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV ?= .venv
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PYTEST := $(BIN)/python -m pytest
+ARGS ?=
+
+.PHONY: help install lock demo test test-unit test-soak soak lint format types imports docstrings spelling package \
+	bench-fullsize bench-loop bench-gpu bench-loss clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## make .venv from the locked requirements (hashes checked); nothing happens when it is up to date
+
+$(INSTALLED): requirements/dev.lock pyproject.toml tools/install.sh
+	@tools/install.sh "$(PYTHON)" "$(VENV)" requirements/dev.lock
+	@touch $@
+
+lock: ## write requirements/*.lock from pyproject.toml (ARGS=--upgrade for the newest versions)
+	@tools/lock.sh $(ARGS)
+
+demo: install ## fine-tune a tiny model on real images, score it, export it, write report.html (about 8 minutes)
+	@$(BIN)/sam3ft run examples/blood-cells.yaml $(ARGS)
+
+test: install ## every test but the soak
+	@$(PYTEST) -m "not soak" $(ARGS)
+
+test-unit: install ## the quick tests, at most 5 minutes
+	@$(PYTEST) tests/unit -m "not slow and not soak" $(ARGS)
+
+soak: install ## tests whose counts are too large for every change
+	@$(PYTEST) -m soak --timeout=7200 $(ARGS)
+
+test-soak: soak ## the same as soak
+
+lint: install ## ruff: rules and format; shell syntax
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@for script in .ci/run tools/*.sh; do bash -n "$$script"; done
+
+format: install ## let ruff mend what it can
+	@$(BIN)/ruff check --fix-only --quiet .
+	@$(BIN)/ruff format .
+
+types: install ## mypy, strict
+	@$(BIN)/mypy
+
+imports: install ## import-linter: who may import whom
+	@$(BIN)/lint-imports
+
+docstrings: install ## interrogate: every public name is documented
+	@$(BIN)/interrogate --quiet crds trainer operator && echo "every public name has a docstring"
+
+spelling: install ## codespell
+	@$(BIN)/codespell crds trainer operator tests/unit tests/contract tests/integration docs examples tools .ci \
+		Makefile pyproject.toml *.md
+
+package: install ## build the wheel and the source archive, and look into them
+	@$(BIN)/python tools/check_package.py
+
+bench-fullsize: install ## one training step of the 840 M model at 1008 px on the CPU: memory and FLOPs against the plan
+	@$(BIN)/python -m benchmarks.fullsize $(ARGS)
+
+bench-loop: install ## share of a step that is neither forward, backward nor optimizer; loader images/s/core
+	@$(BIN)/python -m benchmarks.loop $(ARGS)
+
+bench-gpu: install ## images/s, share of the bf16 peak and memory on a GPU, by mode, phrases and micro-batch
+	@$(BIN)/python -m benchmarks.gpu $(ARGS)
+
+bench-loss: install ## time and memory of losses and matchers by number of objects
+	@$(BIN)/python -m benchmarks.loss $(ARGS)
+
+clean: ## remove caches and build results; .venv and runs/ stay
+	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,44 @@
+"""`sam3ft cancel`: save, then end."""
+
+import time
+from typing import Annotated
+
+import typer
+
+from sam3ft_launch.backend import Observed
+from sam3ft_launch.cli.locate import RunArgument, backend_of, handle_of, locate
+from sam3ft_launch.cli.output import OutputFormat, OutputOption, emit
+
+_POLL_S = 0.2
+_MARGIN_S = 30.0
+
+
+def cancel(
+    run: RunArgument = None,
+    *,
+    grace: Annotated[float, typer.Option("--grace", min=0, max=86_400, help="Seconds for saving a checkpoint.")] = 120,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Return when the run has ended.")] = True,
+    output: OutputOption = OutputFormat.TEXT,
+) -> None:
+    """Ask a run to save a checkpoint and end. The same `sam3ft run` command resumes it."""
+    folder, record = locate(run)
+    backend, handle = backend_of(folder), handle_of(folder, record)
+    backend.cancel(handle, grace_s=grace)
+    observed = backend.observe(handle)
+    give_up_at_s = time.monotonic() + (grace + _MARGIN_S if wait else 0.0)
+    while not observed.state.is_terminal and time.monotonic() < give_up_at_s:
+        time.sleep(_POLL_S)
+        observed = backend.observe(handle)
+    if output is OutputFormat.JSON:
+        emit(event="cancel", run=record.name, state=observed.state, code=observed.exit_code, message=observed.message)
+    else:
+        print(_sentence(record.name, observed))
+
+
+def _sentence(name: str, observed: Observed) -> str:
+    if not observed.state.is_terminal:
+        return f"{name} is asked to save and end; `sam3ft status` shows when it has"
+    code = "" if observed.exit_code is None else f" with code {observed.exit_code}"
+    saved = observed.progress.checkpoint_step if observed.progress else None
+    checkpoint = "no checkpoint was saved" if saved is None else f"the newest checkpoint is step {saved}"
+    return f"{name} has ended{code} ({observed.state}); {checkpoint}"

@@ -1,0 +1,66 @@
+"""Options that several verbs share."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sam3ft_api.errors import InvalidConfig
+
+
+class BackendName(StrEnum):
+    """Where a run may live."""
+
+    LOCAL = "local"
+    KUBERNETES = "kubernetes"
+    SLURM = "slurm"
+
+
+AVAILABLE_BACKENDS = (BackendName.LOCAL,)
+"""Backends of this release."""
+
+FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="The YAML file of a run (kind SAM3FineTune).")]
+BackendOption = Annotated[BackendName, typer.Option("--backend", help="Where it runs; this machine by default.")]
+NprocOption = Annotated[
+    int | None,
+    typer.Option(
+        "--nproc",
+        min=1,
+        metavar="N",
+        help="Worker processes. Default: one per GPU of this machine, at most workers.gpusPerNode; one without a GPU.",
+        show_default=False,
+    ),
+]
+RunDirOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--run-dir",
+        metavar="DIR",
+        help="Folder for everything the run writes. Default: runs/NAME in the current folder.",
+        show_default=False,
+    ),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="PATH=VALUE",
+        help="Change one field of the file, such as training.epochs=3; may be given several times.",
+        show_default=False,
+    ),
+]
+
+
+def require_available(backend: BackendName) -> None:
+    """Make sure that this release has the backend.
+
+    Raises:
+        InvalidConfig: it has not; the message names those it has.
+    """
+    if backend not in AVAILABLE_BACKENDS:
+        names = ", ".join(AVAILABLE_BACKENDS)
+        raise InvalidConfig(
+            f"--backend {backend} is not available in this release; available is: {names}. "
+            "Leave --backend out to run on this machine"
+        )

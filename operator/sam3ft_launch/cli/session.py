@@ -1,0 +1,136 @@
+"""One run on this machine from its prepared form to its end; what `run`, `train` and `plan` have in common."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from sam3ft_api.errors import Fenced
+from sam3ft_api.plan import JobPlan
+from sam3ft_api.training import TrainingConfig
+from sam3ft_launch.backend import Handle
+from sam3ft_launch.cli.follow import follow, view_for
+from sam3ft_launch.cli.output import OutputFormat, emit
+from sam3ft_launch.cli.summary import ending, ending_lines
+from sam3ft_launch.cli.trainer import ask_trainer, show_trainer
+from sam3ft_launch.local.backend import LocalBackend
+from sam3ft_launch.local.record import RunRecord, read_record
+from sam3ft_launch.local.rundir import RUNS_FOLDER, RunDir
+from sam3ft_launch.prepare import Prepared, new_uid, plan_here
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A planned attempt.
+
+    Attributes:
+        plan: every decision made.
+        folder: the run folder; nothing is in it yet when the run is new.
+        backend: where it will be submitted.
+        earlier: record of the attempt before; None for the first.
+    """
+
+    plan: JobPlan
+    folder: RunDir
+    backend: LocalBackend
+    earlier: RunRecord | None
+
+
+def open_session(prepared: Prepared, *, nproc: int | None, run_dir: Path | None, detached: bool) -> Session:
+    """Plan the next attempt in the run folder; nothing is written.
+
+    Raises:
+        InvalidConfig: the plan is impossible on this machine.
+    """
+    runs = Path(RUNS_FOLDER).absolute()
+    folder = RunDir(run_dir.absolute() if run_dir else runs / prepared.name)
+    earlier = read_record(folder.record)
+    plan = plan_here(
+        prepared,
+        folder=folder,
+        uid=earlier.uid if earlier else new_uid(),
+        attempt=earlier.attempt + 1 if earlier else 1,
+        nproc=nproc,
+    )
+    return Session(plan, folder, LocalBackend(runs, run_dir=folder.root, detached=detached), earlier)
+
+
+def drive(session: Session, *, detach: bool, output: OutputFormat) -> int:
+    """Check, start and follow the run; returns its exit code, or 0 at once when it is detached.
+
+    Raises:
+        Fenced: the folder's run goes on already.
+        Sam3ftError: the check refused it; nothing was started.
+    """
+    _refuse_if_live(session)
+    _announce(session, output)
+    check(session.plan.config, output=output)
+    handle = session.backend.submit(session.backend.render(session.plan))
+    if detach:
+        _say_detached(session, handle, output)
+        return 0
+    observed = follow(session.backend, handle, view=view_for(output), grace_s=session.plan.grace_s)
+    end = ending(session.folder, observed)
+    if output is OutputFormat.JSON:
+        emit(event="ended", name=session.plan.name, **end)
+    else:
+        print("\n".join(ending_lines(session.plan.name, end)))
+    return int(end["code"])
+
+
+def check(config: TrainingConfig, *, output: OutputFormat) -> None:
+    """Have the trainer look at data, model, storage and memory before any training step.
+
+    Raises:
+        Sam3ftError: it refused, with its own code; for people it has said why already.
+    """
+    with config_file(config) as path:
+        arguments = ["check", "--config", str(path)]
+        if output is OutputFormat.JSON:
+            emit(event="checked", **ask_trainer(arguments).document_or_raise())
+        else:
+            show_trainer(arguments)
+
+
+@contextmanager
+def config_file(config: TrainingConfig) -> Iterator[Path]:
+    """Yield a file with the config document that is gone afterwards, for verbs that leave nothing behind."""
+    with tempfile.TemporaryDirectory(prefix="sam3ft-") as folder:
+        path = Path(folder) / "config.json"
+        path.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        yield path
+
+
+def _refuse_if_live(session: Session) -> None:
+    earlier = session.earlier
+    if earlier and earlier.is_live:
+        raise Fenced(
+            f"{earlier.name} already runs in {session.folder.root} (attempt {earlier.attempt}, process "
+            f"{earlier.supervisor.pid}); follow it with `sam3ft logs -f {session.folder.root}`, stop it with "
+            f"`sam3ft cancel {session.folder.root}`, or name another folder with --run-dir"
+        )
+
+
+def _announce(session: Session, output: OutputFormat) -> None:
+    plan = session.plan
+    if output is OutputFormat.JSON:
+        emit(
+            event="planned",
+            name=plan.name,
+            attempt=plan.attempt,
+            processes=plan.processes_per_node,
+            folder=session.folder.root,
+        )
+        return
+    again = "" if plan.attempt == 1 else f", attempt {plan.attempt}: goes on from the newest checkpoint if there is one"
+    processes = "1 process" if plan.processes_per_node == 1 else f"{plan.processes_per_node} processes"
+    print(f"{plan.name}: {processes} on this machine, folder {session.folder.root}{again}", flush=True)
+
+
+def _say_detached(session: Session, handle: Handle, output: OutputFormat) -> None:
+    if output is OutputFormat.JSON:
+        emit(event="submitted", name=session.plan.name, attempt=handle.attempt, folder=handle.location)
+        return
+    where = session.folder.root
+    print(f"started; `sam3ft status {where}`, `sam3ft logs -f {where}` and `sam3ft cancel {where}` look after it")

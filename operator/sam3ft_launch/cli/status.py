@@ -1,0 +1,62 @@
+"""`sam3ft status`: where a run stands."""
+
+import dataclasses
+import time
+from datetime import UTC, datetime
+
+from rich.table import Table
+
+from sam3ft_launch.backend import Observed
+from sam3ft_launch.cli.live import duration, figures
+from sam3ft_launch.cli.locate import RunArgument, backend_of, handle_of, locate
+from sam3ft_launch.cli.output import OutputFormat, OutputOption, console, emit
+from sam3ft_launch.cli.summary import places
+from sam3ft_launch.local.record import RunRecord
+from sam3ft_launch.local.rundir import RunDir
+
+
+def status(run: RunArgument = None, *, output: OutputOption = OutputFormat.TEXT) -> None:
+    """Show where a run stands: state, step, ETA, scores, restarts, and where its files are."""
+    folder, record = locate(run)
+    observed = backend_of(folder).observe(handle_of(folder, record))
+    if output is OutputFormat.JSON:
+        emit(
+            name=record.name,
+            uid=record.uid,
+            attempt=record.attempt,
+            processes=record.processes,
+            phase=record.phase,
+            started_unix_s=record.started_unix_s,
+            ended_unix_s=record.ended_unix_s,
+            ends=[end.model_dump() for end in record.ends],
+            places=places(folder),
+            **{field.name: getattr(observed, field.name) for field in dataclasses.fields(observed)},
+        )
+        return
+    table = Table.grid(padding=(0, 2))
+    for name, value in _rows(folder, record, observed):
+        table.add_row(name, value)
+    console().print(table)
+
+
+def _rows(folder: RunDir, record: RunRecord, observed: Observed) -> list[tuple[str, str]]:
+    rows = [("run", f"{record.name} (attempt {record.attempt}, {record.processes} processes on {record.host})")]
+    code = "" if observed.exit_code is None else f", code {observed.exit_code}"
+    rows.append(("state", f"{observed.state}{code}"))
+    if observed.message:
+        rows.append(("message", observed.message))
+    started = datetime.fromtimestamp(record.started_unix_s, tz=UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    rows.append(("started", f"{started}, {duration((record.ended_unix_s or time.time()) - record.started_unix_s)}"))
+    if observed.progress:
+        progress = observed.progress
+        rows.append(("progress", f"{progress.state}, step {progress.step}/{progress.total_steps}"))
+        rows.append(("", ", ".join(figures(progress, restarts=observed.restarts))))
+        rows.extend(("" if index else "scores", text) for index, text in enumerate(_scores(progress.metrics)))
+        if progress.eta_s is not None and not observed.state.is_terminal:
+            rows.append(("ETA", duration(progress.eta_s)))
+    rows += [("" if index else "restarts", f"{end.reason} ({end.code})") for index, end in enumerate(record.ends)]
+    return rows + list(places(folder).items())
+
+
+def _scores(metrics: dict[str, float]) -> list[str]:
+    return [f"{name} {value:.4f}" for name, value in sorted(metrics.items())]

@@ -1,0 +1,200 @@
+"""From a user's file to a plan for this machine: pure but for reading the file; nothing is started or written."""
+
+import os
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from sam3ft_api.convert import to_training_config
+from sam3ft_api.errors import InvalidConfig
+from sam3ft_api.plan import JobPlan, RestartBudget
+from sam3ft_api.problems import find_problems, invalid_config
+from sam3ft_api.spec import SAM3FineTune, SAM3FineTuneSpec
+from sam3ft_api.training import CheckpointConfig, ExportConfig, IdentityConfig, SplitConfig, TrainingConfig
+from sam3ft_api.yaml import load_finetune, read_yaml
+from sam3ft_launch.assignments import assign
+from sam3ft_launch.local.devices import choose_processes, num_gpus
+from sam3ft_launch.local.rundir import RunDir
+
+AnyUriSection = TypeVar("AnyUriSection", CheckpointConfig, ExportConfig)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A validated run, not yet tied to a folder.
+
+    Attributes:
+        name: of the run.
+        source: text of the user's file, with the assignments as comments.
+        config: the config document, addresses absolute.
+        finetune: the validated file; None when the run was composed from Hydra overrides.
+    """
+
+    name: str
+    source: str
+    config: TrainingConfig
+    finetune: SAM3FineTune | None = None
+
+
+def load(path: Path, *, assignments: Sequence[str]) -> Prepared:
+    """Read and validate a user's file.
+
+    Args:
+        path: the file; relative folders in it are relative to where it lies.
+        assignments: `PATH=VALUE` changes, made before the validation.
+
+    Raises:
+        InvalidConfig: the file or an assignment is wrong; every problem is named with its line, path and value.
+    """
+    if not assignments:
+        finetune = load_finetune(path)
+        source = path.read_text(encoding="utf-8")
+    else:
+        source = _read(path)
+        document = read_yaml(source, name=str(path))
+        if not isinstance(document.data, dict):
+            raise InvalidConfig(f"{path}: holds no SAM3FineTune; see docs/yaml.md for an example")
+        data = assign(document.data, assignments)
+        try:
+            finetune = SAM3FineTune.model_validate(data)
+        except ValidationError as error:
+            problems = find_problems(error, SAM3FineTune)
+            raise invalid_config(problems, source=f"{path} with --set", place=document.place) from None
+        source = "".join(f"# --set {assignment}\n" for assignment in assignments) + source
+    config = to_training_config(finetune, backend="local")
+    return Prepared(
+        finetune.metadata.name, source, with_absolute_addresses(config, base=path.absolute().parent), finetune
+    )
+
+
+def prepare_config(document: dict[str, Any]) -> Prepared:
+    """Return a run from a config document that is complete; relative folders are relative to the current one.
+
+    Raises:
+        InvalidConfig: the document is not valid.
+    """
+    try:
+        config = TrainingConfig.model_validate(document)
+    except ValidationError as error:
+        raise invalid_config(find_problems(error, TrainingConfig), source="config document") from None
+    return Prepared(config.identity.name, "", with_absolute_addresses(config, base=Path.cwd()))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidConfig(f"{path}: cannot be read: {error}; name a YAML file") from None
+
+
+def with_absolute_addresses(config: TrainingConfig, *, base: Path) -> TrainingConfig:
+    """Return the config with every folder made absolute.
+
+    Relative ones start at `base`, images and annotations of a split at `data.uri` where there is one, `~` at the home
+    folder; addresses of stores, of the hub and of presets stay as they are.
+    """
+    uri = _absolute(config.data.uri, base)
+    inside = base if uri is None else None if "://" in uri else Path(uri)
+
+    def split(addresses: SplitConfig) -> SplitConfig:
+        if inside is None:
+            return addresses
+        return SplitConfig(
+            images=_absolute(addresses.images, inside), annotations=_absolute(addresses.annotations, inside)
+        )
+
+    data = config.data.model_copy(
+        update={
+            "uri": uri,
+            "train": split(config.data.train),
+            "valid": split(config.data.valid),
+            "test": split(config.data.test),
+        }
+    )
+    return config.model_copy(
+        update={
+            "data": data,
+            "model": config.model.model_copy(update={"uri": _absolute(config.model.uri, base)}),
+            "checkpoint": config.checkpoint.model_copy(update={"uri": _absolute(config.checkpoint.uri, base)}),
+            "export": config.export.model_copy(update={"uri": _absolute(config.export.uri, base)}),
+        }
+    )
+
+
+def _absolute(address: str | None, base: Path) -> str | None:
+    if address is None or "://" in address or address.startswith("preset:"):
+        return address
+    return os.path.normpath(base / Path(address).expanduser())
+
+
+def plan_here(prepared: Prepared, *, folder: RunDir, uid: str, attempt: int, nproc: int | None) -> JobPlan:
+    """Return the plan of one attempt on this machine.
+
+    Args:
+        prepared: what was validated.
+        folder: where the run lives; checkpoints and model go there unless the file says otherwise.
+        uid: identity of the folder's run, recorded as the owner of the checkpoint prefix.
+        attempt: its number.
+        nproc: worker processes; None takes the devices of this machine.
+
+    Raises:
+        InvalidConfig: more processes than images in the global batch.
+    """
+    spec = prepared.finetune.spec if prepared.finetune else None
+    gpus = num_gpus(os.environ)
+    processes = choose_processes(
+        asked=nproc, gpus_per_node=spec.workers.gpus_per_node if spec else gpus, gpus_here=gpus
+    )
+    batch = prepared.config.scratch.train_batch_size
+    if processes > batch:
+        raise InvalidConfig(
+            f"{processes} processes cannot share a global batch of {batch} images; "
+            f"set --nproc to 1..{batch}, or raise training.globalBatchSize"
+        )
+    config = prepared.config.model_copy(
+        update={
+            "checkpoint": _with_default_uri(prepared.config.checkpoint, folder.checkpoints),
+            "export": _with_default_uri(prepared.config.export, folder.model),
+            "identity": IdentityConfig(name=prepared.name, uid=uid),
+        }
+    )
+    return JobPlan(
+        name=prepared.name,
+        uid=uid,
+        attempt=attempt,
+        backend="local",
+        config=config,
+        source=prepared.source,
+        processes_per_node=processes,
+        gpus_per_node=min(processes, gpus),
+        **_limits_of(spec),
+    )
+
+
+def _with_default_uri(section: AnyUriSection, folder: Path) -> AnyUriSection:
+    return section if section.uri else section.model_copy(update={"uri": str(folder)})
+
+
+def _limits_of(spec: SAM3FineTuneSpec | None) -> dict[str, Any]:
+    """Return the plan's times and budgets as the file has them; its defaults when there is no file."""
+    if spec is None:
+        return {}
+    policy = spec.failure_policy
+    return {
+        "grace_s": float(spec.workers.termination_grace_period_seconds),
+        "deadline_s": spec.active_deadline_seconds,
+        "budget": RestartBudget(
+            max_restarts=policy.max_restarts,
+            window_s=policy.window_seconds,
+            max_without_progress=policy.max_without_progress,
+        ),
+    }
+
+
+def new_uid() -> str:
+    """Return a fresh identity for a run folder."""
+    return f"local-{uuid.uuid4().hex}"
