@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sam3ft_trainer.tensors import Batch, Targets
 
-TextInputs = dict[str, Tensor]
+TextInputs = dict[str, Tensor | None]
 """Keyword arguments of the model's forward that carry the phrases: token ids, or cached features, with their mask."""
 
 
@@ -73,8 +73,8 @@ class DeviceFeed:
         current.wait_stream(self._stream)
         for batch in batches:
             tensors = [batch.pixels_I3SS, batch.img_idx_B, batch.txt_idx_B, batch.targets.boxes_N4]
-            tensors += [*batch.text.values()]
-            tensors += [t for t in (batch.targets.masks_NSS, batch.targets.mask_valid_N) if t is not None]
+            optional = [*batch.text.values(), batch.targets.masks_NSS, batch.targets.mask_valid_N]
+            tensors += [tensor for tensor in optional if tensor is not None]
             for tensor in tensors:
                 tensor.record_stream(current)
 
@@ -82,12 +82,12 @@ class DeviceFeed:
         pinned = self._stream is not None
 
         def move(tensor: Tensor) -> Tensor:
-            source = tensor.pin_memory() if pinned else tensor
+            source = tensor.pin_memory() if pinned and tensor.device.type == "cpu" else tensor
             return source.to(self._device, non_blocking=pinned)
 
         return DeviceBatch(
             pixels_I3SS=normalise(move(batch.pixels_I3SS), dtype=self._dtype),
-            text={name: tensor.to(self._device) for name, tensor in self._encode(batch.phrases).items()},
+            text={name: None if tensor is None else move(tensor) for name, tensor in self._encode(batch.phrases).items()},
             img_idx_B=move(batch.img_idx_B),
             txt_idx_B=move(batch.txt_idx_B),
             targets=batch.targets.to(self._device, non_blocking=pinned),

@@ -13,11 +13,12 @@ SKIP_WINDOW = 1000
 class LoopState(BaseModel):
     """Where a run stands at a step boundary.
 
-    The position in the data is `step` itself: step k takes window k of the fixed order, also when its update was
-    skipped. All randomness is a hash of seed, step and position, so no generator has a state to keep.
+    The cursor moves with every step, also when its update was skipped. All randomness is a hash of seed, step and
+    image, so no generator has a state to keep.
 
     Attributes:
         step: finished optimizer steps, skipped ones included.
+        cursor: images of all epochs that finished steps used; the position in the data order.
         total_steps: last step of the run; lowered once when a time budget starts the cool-down.
         horizon_fixed: the time budget has made its decision.
         evaluated_step: last step whose state has been scored, -1 before any; 0 is the untouched model.
@@ -32,11 +33,13 @@ class LoopState(BaseModel):
         world_size: processes of the round that wrote this.
         loss_scale: scale of the fp16 gradient scaler, None otherwise.
         metrics: newest evaluation on the selection split.
+        baseline: scores of the untouched model, by split.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     step: int = 0
+    cursor: int = 0
     total_steps: int
     horizon_fixed: bool = False
     evaluated_step: int = -1
@@ -51,6 +54,7 @@ class LoopState(BaseModel):
     world_size: int
     loss_scale: float | None = None
     metrics: dict[str, float] = {}
+    baseline: dict[str, dict[str, float]] = {}
 
     def with_skip(self, step: int) -> Self:
         """Return the state after noticing that the update of `step` was skipped."""

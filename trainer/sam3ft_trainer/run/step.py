@@ -1,6 +1,7 @@
 """One optimizer step as a function of its global batch: forward, backward, clip, update, or a skip by all ranks."""
 
 import contextlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,28 @@ from sam3ft_trainer.tensors import GlobalCounts
 
 AUTOCAST_DTYPE = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
+INITIAL_LOSS_SCALE = 2.0**16
+"""torch's own default; the search for a smaller one takes a few skipped steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepNumbers:
+    """A step's numbers on the host.
+
+    Attributes:
+        loss: over the global batch.
+        grad_norm: before clipping.
+        applied: False when the update was skipped.
+        is_scaler_search: the skip is the fp16 scaler looking for its scale, which is no fault of the data.
+        terms: of this rank.
+    """
+
+    loss: float
+    grad_norm: float
+    applied: bool
+    is_scaler_search: bool
+    terms: dict[str, float]
+
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
@@ -35,6 +58,7 @@ class StepResult:
         learning_rate: of the transformer group.
         image_ids: images of this rank, for the bundle of a skipped step.
         phrases: phrases of this rank.
+        has_scaler: an fp16 gradient scaler took part.
     """
 
     step: int
@@ -45,6 +69,20 @@ class StepResult:
     learning_rate: float
     image_ids: tuple[int, ...]
     phrases: tuple[str, ...]
+    has_scaler: bool = False
+
+    def read(self) -> StepNumbers:
+        """Copy everything to the host in one transfer; waits until the device has finished this step."""
+        names = list(self.terms)
+        values = [self.loss, self.grad_norm, self.applied, *(self.terms[name] for name in names)]
+        loss, grad_norm, applied, *terms = torch.stack([value.double() for value in values]).tolist()
+        return StepNumbers(
+            loss=loss,
+            grad_norm=grad_norm,
+            applied=bool(applied),
+            is_scaler_search=self.has_scaler and not applied and math.isfinite(loss),
+            terms=dict(zip(names, terms, strict=True)),
+        )
 
 
 class Stepper:
@@ -59,6 +97,7 @@ class Stepper:
         device: torch.device,
         world_size: int,
         spans: Spans,
+        loss_scale: float | None = None,
     ) -> None:
         """Wrap `model` for the world at hand.
 
@@ -69,6 +108,7 @@ class Stepper:
             device: where the model lives.
             world_size: processes; 1 leaves the model as it is.
             spans: receives the seconds of forward, backward and optimizer.
+            loss_scale: the fp16 scaler's scale in the commit that is resumed.
         """
         self.optimizer = optimizer
         self._config = config
@@ -78,7 +118,9 @@ class Stepper:
         self._network = model if world_size == 1 else _distribute(model, device)
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         precision = config.scratch.precision
-        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        self.scaler = torch.amp.GradScaler(
+            device.type, enabled=precision == "fp16", init_scale=loss_scale or INITIAL_LOSS_SCALE
+        )
         self._autocast = torch.autocast(
             device.type, dtype=AUTOCAST_DTYPE[precision], enabled=precision != "fp32", cache_enabled=True
         )
@@ -113,7 +155,12 @@ class Stepper:
             learning_rate=rate,
             image_ids=tuple(image_id for batch in batches for image_id in batch.image_ids),
             phrases=tuple(dict.fromkeys(phrase for batch in batches for phrase in batch.phrases)),
+            has_scaler=self.scaler.is_enabled(),
         )
+
+    def loss_scale(self) -> float | None:
+        """Return the fp16 scaler's scale, which is part of the state; None without a scaler."""
+        return float(self.scaler.get_scale()) if self.scaler.is_enabled() else None
 
     def _is_double(self) -> bool:
         return self._parameters[0].dtype == torch.float64

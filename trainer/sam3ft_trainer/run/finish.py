@@ -1,0 +1,2 @@
+def finish(run):
+    pass

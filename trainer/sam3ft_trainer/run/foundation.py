@@ -1,0 +1,102 @@
+"""What stands before a run is claimed: ranks, data, weights, optimizer, and how it all fits into memory."""
+
+from dataclasses import dataclass
+
+import torch
+
+from sam3ft_api.errors import InvalidDataset
+from sam3ft_api.training import TrainingConfig
+from sam3ft_trainer.data.dataset import CocoDataset, open_dataset
+from sam3ft_trainer.model.freeze import freeze_parts
+from sam3ft_trainer.model.load import LoadedModel, load_model
+from sam3ft_trainer.model.text import PhraseCache
+from sam3ft_trainer.run import machine
+from sam3ft_trainer.run.ema import Ema
+from sam3ft_trainer.run.events import Reporter
+from sam3ft_trainer.run.group import Group
+from sam3ft_trainer.run.memory import MemoryLayout, lay_out_memory
+from sam3ft_trainer.run.optim import build_optimizer
+
+
+@dataclass(frozen=True, slots=True)
+class Foundation:
+    """Attributes as in `Session`; `memory` says what is recomputed in backward and how many images fit."""
+
+    group: Group
+    device: torch.device
+    reporter: Reporter
+    datasets: dict[str, CocoDataset]
+    loaded: LoadedModel
+    phrase_cache: PhraseCache | None
+    optimizer: torch.optim.AdamW
+    ema: Ema | None
+    memory: MemoryLayout
+
+
+def lay_foundation(
+    config: TrainingConfig, *, device: torch.device, group: Group, reporter: Reporter
+) -> Foundation:
+    """Read data and weights and build what is trained; nothing is written anywhere.
+
+    Raises:
+        InvalidDataset, ModelUnusable, InvalidConfig, StorageDenied, DeviceOutOfMemory: as the parts say.
+    """
+    datasets = open_splits(config)
+    # Before the weights: random presets and the first sums must not depend on the machine's number of cores.
+    machine.settle(device, config.runtime, precision=config.scratch.precision, committed_threads=None)
+    reporter.progress(state="loading", message="loading the model", force=True)
+    loaded = load_model(
+        config.model.uri,
+        config.model,
+        resolution=config.scratch.resolution,
+        device=device,
+        seed=config.scratch.seed_value,
+    )
+    frozen = freeze_parts(loaded.sam3, config.model.freeze, task=config.task, geometry_cls=config.model.geometry_cls)
+    reporter.event("model_loaded", origin=loaded.origin, load=loaded.report.summary(), freeze=frozen.summary())
+    phrase_cache = _cache_phrases(config, loaded, datasets, reporter)
+    memory = lay_out_memory(config, loaded.sam3, device=device, world_size=group.world_size)
+    reporter.event("memory_planned", **memory.summary())
+    return Foundation(
+        group=group,
+        device=device,
+        reporter=reporter,
+        datasets=datasets,
+        loaded=loaded,
+        phrase_cache=phrase_cache,
+        optimizer=build_optimizer(loaded.sam3, config.optim, fused=device.type == "cuda"),
+        ema=None if config.optim.ema_decay is None else Ema(loaded.sam3, config.optim.ema_decay),
+        memory=memory,
+    )
+
+
+def open_splits(config: TrainingConfig) -> dict[str, CocoDataset]:
+    """Open train, valid (or its hold-out) and, where there is one, test.
+
+    Raises:
+        InvalidDataset: also when the set is too small to hold anything out for selection.
+    """
+    datasets = {"train": open_dataset(config, "train")}
+    valid, test = open_dataset(config, "valid"), open_dataset(config, "test")
+    if valid is None:
+        raise InvalidDataset(
+            f"there is no valid split, and {len(datasets['train'])} training image cannot be divided; "
+            "add a valid/ folder or more training images"
+        )
+    datasets["valid"] = valid
+    if test is not None:
+        datasets["test"] = test
+    return datasets
+
+
+def _cache_phrases(
+    config: TrainingConfig, loaded: LoadedModel, datasets: dict[str, CocoDataset], reporter: Reporter
+) -> PhraseCache | None:
+    """With a frozen text encoder, encode every phrase once and give the encoder's memory back."""
+    if "text" not in config.model.freeze:
+        return None
+    cache = PhraseCache(loaded.sam3, loaded.tokenizer)
+    cache.add(phrase for dataset in datasets.values() for phrase in dataset.phrases)
+    freed = cache.release_encoder()
+    reporter.event("text_cached", phrases=len(cache), truncated=cache.num_truncated, freed_bytes=freed)
+    return cache

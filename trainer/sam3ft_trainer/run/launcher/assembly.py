@@ -1,0 +1,86 @@
+"""The part of the launcher's assembly that needs torch."""
+
+import os
+import sys
+from collections.abc import Callable
+
+import torch
+
+from sam3ft_api.training import TrainingConfig
+from sam3ft_api.worker import Progress
+from sam3ft_trainer.run.launcher.agent import NodeAgent, WorkerPlan, free_port
+from sam3ft_trainer.run.launcher.conductor import Conductor
+from sam3ft_trainer.run.launcher.environment import (
+    device_environment,
+    threads_per_worker,
+    usable_cores,
+    worker_environment,
+)
+from sam3ft_trainer.run.launcher.files import WorkFolder
+from sam3ft_trainer.run.launcher.follow import Speaker
+from sam3ft_trainer.run.launcher.launch import inherited_micro_batch_max
+from sam3ft_trainer.run.launcher.link import Link
+from sam3ft_trainer.run.launcher.options import WORKER_MODULE, Options
+from sam3ft_trainer.run.launcher.rules import Rules
+from sam3ft_trainer.run.launcher.stop_requests import StopRequests
+from sam3ft_trainer.run.micro_batch import images_per_rank
+
+
+def make_agent(
+    options: Options,
+    config: TrainingConfig,
+    folder: WorkFolder,
+    link: Link,
+    requests: StopRequests,
+    speaker: Speaker,
+    *,
+    read_progress: Callable[[], Progress | None],
+) -> NodeAgent:
+    """Return the agent of this node, ready to run on the main thread."""
+    conductor = Conductor(
+        Rules(
+            node=options.node,
+            processes=options.processes,
+            budget=options.budget,
+            first_micro_batch=lambda world_size: (
+                config.runtime.micro_batch
+                or images_per_rank(batch_size=config.scratch.train_batch_size, world_size=world_size)
+            ),
+            micro_batch_max=inherited_micro_batch_max(),
+            eviction_grace_s=options.eviction_grace_s,
+        ),
+        offer=lambda: (options.address, free_port(options.address)),
+    )
+    plan = WorkerPlan(
+        folder=folder,
+        environment=_environment(options, config, folder),
+        command=options.command or (sys.executable, "-m", WORKER_MODULE),
+        processes=options.processes,
+        run_id=f"{config.identity.name}-{options.attempt}",
+    )
+    return NodeAgent(conductor, link, requests, speaker, plan=plan, read_progress=read_progress)
+
+
+def runs_on_cpu(device: str) -> bool:
+    """Return True when workers will compute on the CPU; asking makes no CUDA context."""
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    return device == "cpu" or not torch.cuda.is_available()
+
+
+def _environment(
+    options: Options, config: TrainingConfig, folder: WorkFolder
+) -> Callable[[int, int | None], dict[str, str]]:
+    threads = threads_per_worker(
+        config.runtime.threads,
+        inherited=os.environ.get("OMP_NUM_THREADS"),
+        processes=options.processes,
+        cores=usable_cores(),
+    )
+    device = device_environment(on_cpu=runs_on_cpu(config.runtime.device), threads=threads)
+
+    def environment(rank: int, micro_batch_max: int | None) -> dict[str, str]:
+        return device | worker_environment(
+            config=options.config, folder=folder, rank=rank, attempt=options.attempt, micro_batch_max=micro_batch_max
+        )
+
+    return environment

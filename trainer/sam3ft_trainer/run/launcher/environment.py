@@ -1,0 +1,73 @@
+"""Environment variables of workers, beyond torchrun's own; pure but for `usable_cores`."""
+
+import math
+import os
+from pathlib import Path
+
+from sam3ft_api.worker import (
+    ENV_ATTEMPT,
+    ENV_CONFIG,
+    ENV_FLAG_FILE,
+    ENV_MICRO_BATCH_MAX,
+    ENV_RESULT_FILE,
+    ENV_WORK_DIR,
+)
+from sam3ft_trainer.run.launcher.child import ENV_LOG_FILE
+from sam3ft_trainer.run.launcher.files import WorkFolder
+from sam3ft_trainer.run.machine import CPU_ENVIRONMENT
+
+_CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+def worker_environment(
+    *, config: Path, folder: WorkFolder, rank: int, attempt: int, micro_batch_max: int | None
+) -> dict[str, str]:
+    """Return what the worker of one rank needs to know."""
+    environment = {
+        ENV_CONFIG: str(config),
+        ENV_WORK_DIR: str(folder.root),
+        ENV_FLAG_FILE: str(folder.flag_file),
+        ENV_RESULT_FILE: str(folder.result_file(rank)),
+        ENV_LOG_FILE: str(folder.log_file(rank)),
+        ENV_ATTEMPT: str(attempt),
+    }
+    if micro_batch_max is not None:
+        environment[ENV_MICRO_BATCH_MAX] = str(micro_batch_max)
+    return environment
+
+
+def device_environment(*, on_cpu: bool, threads: int) -> dict[str, str]:
+    """Return what must stand in the environment before a worker imports torch.
+
+    Args:
+        on_cpu: the workers compute on the CPU, where runs repeat bit for bit.
+        threads: CPU threads of each worker.
+    """
+    environment = {"OMP_NUM_THREADS": str(threads)}
+    return environment | CPU_ENVIRONMENT if on_cpu else environment
+
+
+def threads_per_worker(wanted: int | None, *, inherited: str | None, processes: int, cores: int) -> int:
+    """Return the CPU threads of each worker: the setting, else OMP_NUM_THREADS, else a share of the cores.
+
+    Args:
+        wanted: `runtime.threads`, None to share.
+        inherited: the launcher's own OMP_NUM_THREADS; None, or no positive number, when it has none.
+        processes: workers on this node.
+        cores: cores that this node's workers may use.
+    """
+    if wanted is not None:
+        return wanted
+    if inherited is not None and inherited.isdecimal() and int(inherited) > 0:
+        return int(inherited)
+    return max(1, cores // processes)
+
+
+def usable_cores() -> int:
+    """Return the cores this process may use: its affinity, and the container's quota rounded up where it is lower."""
+    cores = len(os.sched_getaffinity(0))
+    try:
+        quota, period = _CPU_QUOTA.read_text().split()
+        return min(cores, math.ceil(int(quota) / int(period)))
+    except (OSError, ValueError):
+        return cores  # no quota: cpu.max is absent, or says "max"

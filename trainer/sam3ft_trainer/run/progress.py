@@ -1,0 +1,93 @@
+"""What a finished step adds to progress, log and curves; only at the log interval, and a step late."""
+
+import time
+from typing import TYPE_CHECKING
+
+from sam3ft_trainer.run.step import StepNumbers, StepResult
+
+if TYPE_CHECKING:
+    from sam3ft_trainer.run.session import Session
+
+
+class Pace:
+    """Images per second and seconds left, from the steps of this attempt."""
+
+    def __init__(self) -> None:
+        """Start the clock."""
+        self._last_s = time.monotonic()
+        self._last_images = 0
+        self._started_s = self._last_s
+        self._steps = 0
+
+    def count_step(self) -> None:
+        """A step has ended."""
+        self._steps += 1
+
+    @property
+    def seconds_per_step(self) -> float:
+        """Average over this attempt, evaluations and checkpoints included; 0 before the first step."""
+        return (time.monotonic() - self._started_s) / self._steps if self._steps else 0.0
+
+    def interval(self, images_seen: int) -> float | None:
+        """Return images per second since the last call, None at the first."""
+        now = time.monotonic()
+        images, seconds = images_seen - self._last_images, now - self._last_s
+        is_first = self._last_images == 0
+        self._last_s, self._last_images = now, images_seen
+        return None if is_first or seconds <= 0 else images / seconds
+
+
+def report_step(run: "Session", result: StepResult, numbers: StepNumbers) -> None:
+    """Keep progress fresh each step, and write a log line at the interval.
+
+    At the interval all ranks take part, because the terms of the loss are summed over them.
+    """
+    state, every = run.state, run.config.runtime.log_every
+    run.pace.count_step()
+    done = result.step + 1
+    left = state.total_steps - done
+    changes = {
+        "state": "training",
+        "step": done,
+        "total_steps": state.total_steps,
+        "epoch": done / run.steps_per_epoch,
+        "eta_s": left * run.pace.seconds_per_step,
+        "loss": numbers.loss,
+        "learning_rate": result.learning_rate,
+        "skipped_steps": state.skipped_total,
+        "world_size": run.group.world_size,
+        "last_step_unix_s": time.time(),
+    }
+    if done % every and done != state.total_steps:
+        run.reporter.progress(**changes)
+        return
+    gathered = run.group.gather(numbers.terms)
+    terms = _sum_terms(gathered) if gathered is not None else {}
+    images_per_s = run.pace.interval(state.images_seen)
+    run.reporter.progress(**changes, images_per_s=images_per_s)
+    run.reporter.event(
+        "train_interval",
+        step=done,
+        epoch=round(done / run.steps_per_epoch, 4),
+        loss=numbers.loss,
+        grad_norm=numbers.grad_norm,
+        lr=result.learning_rate,
+        images_per_s=images_per_s,
+        eta_s=changes["eta_s"],
+        terms=terms,
+        spans={name: round(seconds, 4) for name, seconds in run.spans.take().items()},
+    )
+    run.reporter.scalars(
+        done,
+        {"train/loss": numbers.loss, "train/grad_norm": numbers.grad_norm, "train/lr": result.learning_rate}
+        | {f"terms/{name}": value for name, value in terms.items()},
+    )
+
+
+def _sum_terms(gathered: list[dict[str, float]]) -> dict[str, float]:
+    """Add the ranks' shares; a rank without any pair reports fewer names."""
+    terms: dict[str, float] = {}
+    for share in gathered:
+        for name, value in share.items():
+            terms[name] = terms.get(name, 0.0) + value
+    return terms

@@ -1,0 +1,208 @@
+"""From settings to a session: join the group, read data and weights, claim the run, restore the newest commit.
+
+The order matters: whatever can refuse the run comes before the claim, and the claim before anything is overwritten.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TextIO
+
+from torch import distributed as dist
+
+from sam3ft_api.errors import InvalidConfig
+from sam3ft_api.exit_codes import ExitCode
+from sam3ft_api.training import TrainingConfig
+from sam3ft_trainer.data.order import steps_per_epoch, total_steps
+from sam3ft_trainer.data.pipeline import TrainLoader, decode_threads
+from sam3ft_trainer.model.training import TrainingModel
+from sam3ft_trainer.run import machine
+from sam3ft_trainer.run.events import Reporter, RunReporter, Silent
+from sam3ft_trainer.run.facts import run_facts
+from sam3ft_trainer.run.flags import FlagReader
+from sam3ft_trainer.run.foundation import Foundation, lay_foundation
+from sam3ft_trainer.run.group import join_group
+from sam3ft_trainer.run.micro_batch import choose_micro_batch
+from sam3ft_trainer.run.prefetch import DeviceFeed
+from sam3ft_trainer.run.selection import Selection
+from sam3ft_trainer.run.session import Session
+from sam3ft_trainer.run.spans import Spans
+from sam3ft_trainer.run.state import LoopState
+from sam3ft_trainer.run.step import Stepper
+from sam3ft_trainer.run.tensors import all_tensors
+from sam3ft_trainer.run.text import CachedText, LiveText, TextSource
+from sam3ft_trainer.run.watchdog import Watchdog
+from sam3ft_trainer.run.worker import LastWord, WorkerEnvironment
+from sam3ft_trainer.store.checkpoint import RunStore, open_run_store
+from sam3ft_trainer.store.exchange import Exchange, LocalExchange, TorchExchange
+from sam3ft_trainer.store.opening import StoreOptions
+
+
+@contextmanager
+def open_session(
+    config: TrainingConfig, environment: WorkerEnvironment, last_word: LastWord
+) -> Iterator[Session]:
+    """Build everything, restore the newest commit, and close it all again, whatever happens.
+
+    Raises:
+        Sam3ftError: anything that keeps the run from starting, with its exit code.
+    """
+    if environment.world_size > config.scratch.train_batch_size:
+        raise InvalidConfig(
+            f"{environment.world_size} processes share a global batch of {config.scratch.train_batch_size} images, so "
+            "some would never get one; start fewer processes or raise the batch size"
+        )
+    with ExitStack() as stack:
+        reporter = _open_reporter(config, environment)
+        stack.callback(reporter.close)
+        watchdog = _open_watchdog(config, environment, last_word)
+        stack.callback(watchdog.close)
+        device = machine.select_device(config.runtime.device, local_rank=environment.local_rank)
+        group = join_group(device)
+        stack.callback(group.close)
+        foundation = lay_foundation(config, device=device, group=group, reporter=reporter)
+        store = _claim(config, environment, foundation)
+        stack.callback(store.close)
+        state = _restore(config, environment, foundation, store)
+        last_word.micro_batch, last_word.checkpoint_step = state.micro_batch, store.newest_step
+        last_word.step = state.step
+        yield _assemble(config, environment, last_word, foundation, store, state, watchdog, stack)
+
+
+def _open_reporter(config: TrainingConfig, environment: WorkerEnvironment) -> Reporter:
+    if environment.rank != 0:
+        return Silent()
+    return RunReporter(
+        environment.work_dir, attempt=environment.attempt, tensorboard=config.runtime.tensorboard
+    )
+
+
+def _open_watchdog(config: TrainingConfig, environment: WorkerEnvironment, last_word: LastWord) -> Watchdog:
+    return Watchdog(
+        config.runtime.watchdog_s,
+        environment.work_dir / f"stacks-rank-{environment.rank}.txt",
+        lambda message: last_word.write(ExitCode.HUNG, message),
+    )
+
+
+def _claim(config: TrainingConfig, environment: WorkerEnvironment, foundation: Foundation) -> RunStore:
+    exchange: Exchange = LocalExchange()
+    if foundation.group.world_size > 1:
+        # The group's own store: rank 0 serves it already, and every round has a new one.
+        exchange = TorchExchange(dist.distributed_c10d._get_default_store())  # noqa: SLF001 - torch has no public name
+    return open_run_store(
+        config.checkpoint,
+        config.identity,
+        run_facts(config, foundation.loaded, foundation.datasets),
+        rank=environment.rank,
+        world_size=foundation.group.world_size,
+        exchange=exchange,
+        options=StoreOptions(best_metric=config.evaluation.metric),
+    )
+
+
+def _restore(
+    config: TrainingConfig, environment: WorkerEnvironment, foundation: Foundation, store: RunStore
+) -> LoopState:
+    """Load the newest commit, or describe a fresh start; set the threads that the run has from now on."""
+    num_images = len(foundation.datasets["train"])
+    scratch = config.scratch
+    planned = scratch.max_steps or total_steps(num_images, scratch.train_batch_size, scratch.max_data_epochs)
+    tensors = all_tensors(foundation.loaded.sam3, foundation.optimizer, foundation.ema)
+    restored = store.restore(tensors)
+    before = None if restored is None else LoopState.model_validate(restored.meta.extra)
+    micro_batch = choose_micro_batch(
+        wanted=config.runtime.micro_batch,
+        committed=None if before is None else before.micro_batch,
+        fits=foundation.memory.micro_batch,
+        upper_bound=environment.micro_batch_max,
+        batch_size=scratch.train_batch_size,
+        world_size=foundation.group.world_size,
+    )
+    threads = machine.settle(
+        foundation.device,
+        config.runtime,
+        precision=scratch.precision,
+        committed_threads=None if before is None else before.threads,
+    )
+    present = {"micro_batch": micro_batch, "threads": threads, "world_size": foundation.group.world_size}
+    if before is None or restored is None:
+        foundation.reporter.event("started", total_steps=planned, **present)
+        return LoopState(total_steps=planned, selection=Selection(metric=config.evaluation.metric), **present)
+    state = before.model_copy(update=present if before.horizon_fixed else present | {"total_steps": planned})
+    foundation.reporter.event(
+        "resumed",
+        step=state.step,
+        from_step=state.step,
+        seq=restored.seq,
+        epoch=restored.meta.epoch,
+        total_steps=state.total_steps,
+        world_size_before=before.world_size,
+        message=restored.message,
+        **present,
+    )
+    return state
+
+
+def _assemble(
+    config: TrainingConfig,
+    environment: WorkerEnvironment,
+    last_word: LastWord,
+    foundation: Foundation,
+    store: RunStore,
+    state: LoopState,
+    watchdog: Watchdog,
+    stack: ExitStack,
+) -> Session:
+    loaded, device, group = foundation.loaded, foundation.device, foundation.group
+    model = TrainingModel(loaded.sam3, config.model, checkpointed=foundation.memory.checkpointed)
+    model.train()
+    text: TextSource = LiveText(model, loaded.tokenizer, device)
+    if foundation.phrase_cache is not None:
+        text = CachedText(foundation.phrase_cache, device)
+    spans = Spans()
+    stepper = Stepper(
+        model,
+        foundation.optimizer,
+        config,
+        device=device,
+        world_size=group.world_size,
+        spans=spans,
+        loss_scale=state.loss_scale,
+    )
+    loader = TrainLoader(
+        foundation.datasets["train"],
+        config,
+        micro_batch=state.micro_batch,
+        rank=group.rank,
+        world_size=group.world_size,
+        cursor=state.cursor,
+        threads=decode_threads(config, processes_here=int(os.environ.get("LOCAL_WORLD_SIZE", "1"))),
+    )
+    stack.callback(loader.close)
+    return Session(
+        config=config,
+        environment=environment,
+        last_word=last_word,
+        foundation=foundation,
+        watchdog=watchdog,
+        spans=spans,
+        model=model,
+        text=text,
+        stepper=stepper,
+        feed=DeviceFeed(device, text.inputs),
+        batches=iter(loader),
+        store=store,
+        flags=FlagReader(environment.flag_file),
+        state=state,
+        steps_per_epoch=steps_per_epoch(len(foundation.datasets["train"]), config.scratch.train_batch_size),
+        is_complete=bool(group.broadcast(store.finished() is not None if group.rank == 0 else None)),
+        trace_file=_open_trace(config, environment, stack),
+    )
+
+
+def _open_trace(config: TrainingConfig, environment: WorkerEnvironment, stack: ExitStack) -> TextIO | None:
+    if not config.runtime.trace_samples:
+        return None
+    path = environment.work_dir / f"samples-rank-{environment.rank}.jsonl"
+    return stack.enter_context(path.open("a", buffering=1))
