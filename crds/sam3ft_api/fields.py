@@ -13,6 +13,10 @@ FREE_TEXT = r"^([^$\x00-\x1f\x7f]|[$]+[^${\x00-\x1f\x7f])*[$]*$"
 """Any text without control characters and without `${`."""
 FOLDER = r"[^\x00-\x1f\x7f$:]+"
 STORE = r"(s3|gs|az)://[A-Za-z0-9][^\x00-\x20\x7f$]*"
+STORE_ADDRESS = rf"^({STORE}|{FOLDER})$"
+MODEL_ADDRESS = (
+    rf"^({STORE}|hf://[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+(@[A-Za-z0-9._/-]+)?|preset:[a-z0-9-]+|{FOLDER})$"
+)
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
 OPTIONAL_DNS_LABEL = r"^([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)?$"
 OPTIONAL_DNS_NAME = r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?)?$"
@@ -22,6 +26,22 @@ IMAGE = r"^([A-Za-z0-9]([A-Za-z0-9._:/@-]{0,510}[A-Za-z0-9])?)?$"
 SLURM_NAME = r"^[A-Za-z0-9]([A-Za-z0-9_.-]{0,62}[A-Za-z0-9])?$"
 DURATION = r"^([1-9][0-9]{0,7}s|[1-9][0-9]{0,5}m|[1-9][0-9]{0,3}h|[1-9][0-9]{0,2}d)$"
 QUANTITY = r"^[0-9]{1,12}([.][0-9]{1,6})?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"
+
+PATTERN_WORDS = {
+    FREE_TEXT: "text without control characters and without ${",
+    STORE_ADDRESS: "s3://BUCKET/PREFIX, gs://..., az://... or a folder",
+    MODEL_ADDRESS: "s3://BUCKET/PREFIX, gs://..., az://..., hf://OWNER/NAME@REVISION, preset:NAME or a folder",
+    DNS_LABEL: "lower-case letters, digits and dashes, at most 63",
+    OPTIONAL_DNS_LABEL: "lower-case letters, digits and dashes, at most 63, or empty",
+    OPTIONAL_DNS_NAME: "lower-case letters, digits, dashes and dots, or empty",
+    LABEL_KEY: "a Kubernetes label such as kubernetes.io/arch",
+    LABEL_VALUE: "a value of a Kubernetes label",
+    IMAGE: "an image name such as registry.example/sam3ft:1.0",
+    SLURM_NAME: "letters, digits, dots, dashes and underscores, at most 64",
+    DURATION: "a number with one unit: 90s, 30m, 12h or 3d",
+    QUANTITY: 'an amount as Kubernetes writes it: 8, "500m" or 64Gi',
+}
+"""What each pattern allows, for people; used in error messages and in the reference."""
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -43,6 +63,7 @@ def _whole(value: Any) -> Any:
 
 
 def _quantity_text(value: Any) -> Any:
+    value = _whole(value)
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
@@ -62,16 +83,14 @@ CategoryName = Annotated[str, StringConstraints(min_length=1, max_length=256, pa
 """A category exactly as the annotation file writes it."""
 Address = Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern=FREE_TEXT)]
 """Any address that the trainer resolves; the resource allows fewer forms."""
-StoreAddress = Annotated[
-    str, StringConstraints(min_length=1, max_length=1024, pattern=rf"^({STORE}|{FOLDER})$"),
-]  # fmt: skip
+StoreAddress = Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern=STORE_ADDRESS)]
 """`s3://`, `gs://` or `az://` with bucket and prefix, or a folder."""
 ModelAddress = Annotated[
     str,
     StringConstraints(
         min_length=1,
         max_length=1024,
-        pattern=rf"^({STORE}|hf://[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+(@[A-Za-z0-9._/-]+)?|preset:[a-z0-9-]+|{FOLDER})$",
+        pattern=MODEL_ADDRESS,
     ),
 ]
 """`StoreAddress`, `hf://owner/name@revision`, or `preset:tiny`."""
@@ -86,10 +105,11 @@ DurationText = Annotated[str, StringConstraints(min_length=2, max_length=9, patt
 """A number and one unit: `90s`, `30m`, `12h`, `3d`."""
 Quantity = Annotated[
     str,
-    BeforeValidator(_quantity_text),
     StringConstraints(min_length=1, max_length=20, pattern=QUANTITY),
+    BeforeValidator(_quantity_text),
     Field(
-        json_schema_extra={"x-kubernetes-int-or-string": True, "anyOf": [{"type": "integer"}, {"type": "string"}]},
+        # The bounds are those of the integer; the pattern is that of the text.
+        json_schema_extra={"x-kubernetes-int-or-string": True, "minimum": 0, "maximum": 999_999_999_999},
     ),
 ]
 """An amount as Kubernetes writes it: 8, "500m", 64Gi."""

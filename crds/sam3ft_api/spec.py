@@ -27,7 +27,7 @@ SINGULAR = "sam3finetune"
 SHORT_NAMES = ("sft",)
 
 
-def _processes(spec: Any) -> int:
+def max_processes(spec: Any) -> int:
     """Return the worker processes of the largest group that the spec allows."""
     return int(spec.workers.max_nodes or spec.workers.nodes) * max(1, int(spec.workers.gpus_per_node))
 
@@ -40,7 +40,7 @@ class SAM3FineTuneSpec(SpecSection):
             cel="self.training.globalBatchSize >= "
             "(has(self.workers.maxNodes) ? self.workers.maxNodes : self.workers.nodes) * "
             "(self.workers.gpusPerNode > 0 ? self.workers.gpusPerNode : 1)",
-            holds=lambda spec: spec.training.global_batch_size >= _processes(spec),
+            holds=lambda spec: spec.training.global_batch_size >= max_processes(spec),
             message="training.globalBatchSize is smaller than maxNodes (or nodes) times gpusPerNode; "
             "every process needs an image in each step: raise the batch or lower the nodes",
         ),

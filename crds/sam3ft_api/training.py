@@ -277,9 +277,8 @@ class RuntimeConfig(Section):
     """Compile the model with torch.compile."""
     log_every: Annotated[Whole, Field(ge=1, le=limits.MAX_STEP)] = 10
     """Steps between log lines."""
-    trace_samples: Annotated[
-        bool, Field(description="Write the image ids of every step and rank to `samples-rank-R.jsonl`.")
-    ] = False
+    trace_samples: Flag = False
+    """Write the image ids of every step and rank to `samples-rank-R.jsonl`."""
     watchdog_s: Positive = 1800.0
     """Seconds without a finished step after which stacks are saved and the run ends with 24."""
     tensorboard: Flag = True

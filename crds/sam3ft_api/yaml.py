@@ -1,0 +1,193 @@
+"""Reading the user's YAML as YAML 1.2, with errors that name the line, the path, the value and what is allowed.
+
+YAML 1.2 is read because a 1.1 reader takes `8e-5` for text and `no` for false. Only plain data is accepted: no tags, no
+merge keys, no interpolation (`${...}`), no `_target_`, no key twice; aliases are expanded within a bound.
+"""
+
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from sam3ft_api import limits
+from sam3ft_api.errors import InvalidConfig
+from sam3ft_api.problems import Path as KeyPath
+from sam3ft_api.problems import Problem, find_problems, invalid_config
+from sam3ft_api.redact import shown
+from sam3ft_api.spec import SAM3FineTune
+
+FORBIDDEN = {
+    "${": "nothing is interpolated here; write the value itself",
+    "_target_": "nothing is instantiated from a file; name a setting instead",
+}
+"""Text that is refused in every key and value, and why."""
+
+_CORE = "tag:yaml.org,2002:"
+_AS_TEXT = ("str", "timestamp")
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """Plain data with the line on which each key or item stands.
+
+    Attributes:
+        data: dicts with string keys, lists, strings, numbers, booleans, None.
+        lines: line number, from 1, by path.
+        name: what was read, for messages.
+    """
+
+    data: Any
+    lines: dict[KeyPath, int]
+    name: str
+
+    def place(self, path: KeyPath) -> str:
+        """Return `line 12: ` for the path, or for the nearest group that contains it."""
+        while path and path not in self.lines:
+            path = path[:-1]
+        return f"line {self.lines[path]}: " if path in self.lines else ""
+
+
+def load_finetune(source: Path | str) -> SAM3FineTune:
+    """Return the resource that a file or text holds.
+
+    Args:
+        source: a `Path`, or a string: the document itself when it has a line break, else a path.
+
+    Raises:
+        InvalidConfig: the file cannot be read, is no YAML 1.2, or does not hold one valid SAM3FineTune; every problem
+            is listed with its line, path, value and what is allowed.
+    """
+    if isinstance(source, Path) or "\n" not in source:
+        text, name = _read(Path(source)), str(source)
+    else:
+        text, name = source, "the document"
+    document = read_yaml(text, name=name)
+    if not isinstance(document.data, dict):
+        raise InvalidConfig(f"{name}: {shown(document.data)} is not a SAM3FineTune; see docs/yaml.md for an example")
+    try:
+        return SAM3FineTune.model_validate(document.data)
+    except ValidationError as error:
+        raise invalid_config(find_problems(error, SAM3FineTune), source=name, place=document.place) from None
+
+
+def read_yaml(text: str, *, name: str) -> Document:
+    """Return one YAML 1.2 document as plain data.
+
+    A number such as 20.0 or 1e3 becomes the integer, as kubectl sends it; a date stays text.
+
+    Args:
+        text: the document.
+        name: what is read, for messages.
+
+    Raises:
+        InvalidConfig: syntax errors, several documents, tags, merge keys, duplicate keys, forbidden text, or a
+            document beyond `limits.MAX_YAML_NODES` and `limits.MAX_DEPTH`.
+    """
+    if len(text.encode()) > limits.MAX_FILE_BYTES:
+        raise InvalidConfig(f"{name}: {len(text.encode())} bytes; a spec has at most {limits.MAX_FILE_BYTES}")
+    reader = YAML(typ="safe", pure=True)
+    try:
+        nodes = [node for node in reader.compose_all(StringIO(text)) if node is not None]
+    except YAMLError as error:
+        raise InvalidConfig(f"{name}: {_syntax(error)}") from None
+    if len(nodes) != 1:
+        raise InvalidConfig(f"{name}: {len(nodes)} YAML documents; expected one SAM3FineTune")
+    walker = _Walker(reader, name)
+    data = walker.value(nodes[0], ())
+    if walker.problems:
+        raise invalid_config(walker.problems, source=name, place=Document(data, walker.lines, name).place)
+    return Document(data, walker.lines, name)
+
+
+def _read(path: Path) -> str:
+    try:
+        if path.stat().st_size > limits.MAX_FILE_BYTES:
+            raise InvalidConfig(f"{path}: {path.stat().st_size} bytes; a spec has at most {limits.MAX_FILE_BYTES}")
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidConfig(f"{path}: not UTF-8 text (byte {error.start}); save the file as UTF-8") from None
+    except OSError as error:
+        raise InvalidConfig(f"{path}: cannot be read: {error.strerror}; name a YAML file") from None
+
+
+def _syntax(error: YAMLError) -> str:
+    if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
+        where = f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}"
+        return f"{where}: not YAML: {error.problem or error.context}"
+    return f"not YAML: {str(error).splitlines()[0]}"
+
+
+class _Walker:
+    """Turns composed nodes into plain data, noting lines and problems on the way."""
+
+    def __init__(self, reader: YAML, name: str) -> None:
+        self._name = name
+        self.lines: dict[KeyPath, int] = {}
+        self.problems: list[Problem] = []
+        self._constructor = reader.constructor
+        self._visited = 0
+
+    def value(self, node: Node, path: KeyPath) -> Any:
+        self._visited += 1
+        self.lines.setdefault(path, node.start_mark.line + 1)
+        if self._visited > limits.MAX_YAML_NODES or len(path) > limits.MAX_DEPTH:
+            # Not a problem among others: going on would be the harm.
+            raise InvalidConfig(
+                f"{self._name}: line {node.start_mark.line + 1}: more than {limits.MAX_YAML_NODES} nodes or "
+                f"{limits.MAX_DEPTH} levels after aliases are expanded; write a smaller document"
+            )
+        if isinstance(node, MappingNode) and str(node.tag) == f"{_CORE}map":
+            return self._map(node, path)
+        if isinstance(node, SequenceNode) and str(node.tag) == f"{_CORE}seq":
+            return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
+        if isinstance(node, ScalarNode):
+            return self._scalar(node, path)
+        self._problem(path, f"the tag {shown(str(node.tag))} is refused; write plain data")
+        return None
+
+    def _map(self, node: MappingNode, path: KeyPath) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            if not isinstance(key_node, ScalarNode):
+                self._problem(path, "a key is text, not a list or a map")
+                continue
+            key = str(key_node.value)
+            here = (*path, key)
+            if key in result:
+                self._problem(here, f"the key stands here twice, first on line {self.lines[here]}; keep one")
+                self.lines[here] = key_node.start_mark.line + 1
+                continue
+            self.lines[here] = key_node.start_mark.line + 1
+            if key == "<<":
+                self._problem(here, "merge keys are not YAML 1.2; write the keys out")
+            self._check_text(key, here)
+            result[key] = self.value(value_node, here)
+        return result
+
+    def _scalar(self, node: ScalarNode, path: KeyPath) -> Any:
+        kind = str(node.tag).removeprefix(_CORE)
+        if kind in _AS_TEXT:
+            self._check_text(str(node.value), path)
+            return str(node.value)
+        if kind not in ("null", "bool", "int", "float"):
+            self._problem(path, f"the tag {shown(str(node.tag))} is refused; write plain data")
+            return None
+        try:
+            value = self._constructor.construct_object(node)
+        except (ValueError, YAMLError):
+            self._problem(path, f"{shown(str(node.value))} is no {kind}")
+            return None
+        return int(value) if isinstance(value, float) and value.is_integer() else value
+
+    def _check_text(self, text: str, path: KeyPath) -> None:
+        for forbidden, why in FORBIDDEN.items():
+            if forbidden in text:
+                self._problem(path, f"{shown(text)} contains {forbidden}; {why}")
+
+    def _problem(self, path: KeyPath, text: str) -> None:
+        self.problems.append(Problem(path, text))
