@@ -1,0 +1,133 @@
+"""`python -m sam3ft_launch.coordinator`: listen, write the port file, serve until SIGTERM."""
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from sam3ft_api import limits
+from sam3ft_api.errors import InvalidConfig
+from sam3ft_api.exit_codes import ExitCode
+from sam3ft_api.worker import ENV_TOKEN
+from sam3ft_launch.coordinator.server import Address, Server, serve_until
+from sam3ft_launch.coordinator.settings import Settings
+
+_log = logging.getLogger("sam3ft_launch.coordinator")
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def parse_address(text: str) -> Address:
+    """Return `HOST:PORT` as an address; IPv6 hosts stand in brackets.
+
+    Raises:
+        argparse.ArgumentTypeError: the port is missing or no number from 0 to 65535.
+    """
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT with a port from 0 to 65535")
+    return Address(host.removeprefix("[").removesuffix("]"), int(port))
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Exit with the code of a wrong setting instead of argparse's 2."""
+        self.exit(int(ExitCode.INVALID_CONFIG), f"{self.prog}: {message}; --help lists the arguments\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    defaults = Settings()
+    parser = _Parser(prog="python -m sam3ft_launch.coordinator", description=__doc__)
+    parser.add_argument("--listen", type=parse_address, required=True, metavar="HOST:PORT", help="for launchers")
+    parser.add_argument(
+        "--progress-listen",
+        type=parse_address,
+        default=Address("127.0.0.1", 0),
+        metavar="HOST:PORT",
+        help="for viewers",
+    )
+    parser.add_argument("--port-file", type=Path, help="JSON with both ports, written once they listen")
+    parser.add_argument("--nodes", type=int, default=defaults.nodes, help="nodes that the first round waits for")
+    parser.add_argument("--min-nodes", type=int, default=defaults.min_nodes, help="nodes that a round needs")
+    parser.add_argument("--max-nodes", type=int, help="nodes that a round takes; default: --nodes")
+    parser.add_argument("--attempt", type=int, default=defaults.attempt, help="launchers of another one are refused")
+    parser.add_argument("--gate-deadline-s", type=float, default=defaults.gate_deadline_s)
+    parser.add_argument("--silence-s", type=float, default=defaults.silence_s)
+    return parser
+
+
+def read_token() -> str:
+    """Take the attempt's token out of the environment.
+
+    Raises:
+        InvalidConfig: it is missing, or of a length that no launcher may send.
+    """
+    token = os.environ.pop(ENV_TOKEN, "")
+    if not limits.MIN_TOKEN_CHARS <= len(token) <= limits.MAX_TOKEN_CHARS:
+        raise InvalidConfig(
+            f"the environment variable {ENV_TOKEN} has {len(token)} characters; set it to {limits.MIN_TOKEN_CHARS} to "
+            f"{limits.MAX_TOKEN_CHARS} random ones, the same for the coordinator and its launchers"
+        )
+    return token
+
+
+def write_port_file(path: Path, launchers: Address, viewers: Address) -> None:
+    """Tell the starter where the ports are; readers never see half of it.
+
+    Raises:
+        OSError: the folder is missing or not writable.
+    """
+    content = {
+        "host": launchers.host,
+        "port": launchers.port,
+        "progress_host": viewers.host,
+        "progress_port": viewers.port,
+        "pid": os.getpid(),
+    }
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(content) + "\n")
+    temporary.replace(path)
+
+
+async def serve(arguments: argparse.Namespace, settings: Settings, token: str) -> None:
+    """Run until a signal asks to stop."""
+    server = Server(settings, token=token)
+    launchers, viewers = await server.listen(arguments.listen, arguments.progress_listen)
+    stop = asyncio.Event()
+    for number in _STOP_SIGNALS:
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    _log.info("launchers connect to %s:%d", launchers.host, launchers.port)
+    _log.info("http://%s:%d/progress shows the run", viewers.host, viewers.port)
+    if arguments.port_file is not None:
+        write_port_file(arguments.port_file, launchers, viewers)
+    await serve_until(stop.wait, server)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the coordinator and return its exit code: 0 after SIGTERM or SIGINT, 10 for wrong settings."""
+    arguments = build_parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s coordinator: %(message)s", stream=sys.stderr)
+    max_nodes = arguments.nodes if arguments.max_nodes is None else arguments.max_nodes
+    try:
+        settings = Settings(
+            nodes=arguments.nodes,
+            min_nodes=arguments.min_nodes,
+            max_nodes=max_nodes,
+            attempt=arguments.attempt,
+            gate_deadline_s=arguments.gate_deadline_s,
+            silence_s=arguments.silence_s,
+        )
+        asyncio.run(serve(arguments, settings, read_token()))
+    except (InvalidConfig, ValueError, OSError) as error:
+        print(f"coordinator: {error}", file=sys.stderr)
+        return int(ExitCode.INVALID_CONFIG)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""What the coordinator knows of nodes and of the present round; plain data without rules."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from sam3ft_api.messages import CoordinatorMessage, Hello, Ready, Round
+
+
+class NodeState(StrEnum):
+    """Where one connected node stands."""
+
+    CONNECTED = "connected"
+    """Introduced, workers not running, not ready."""
+    READY = "ready"
+    RUNNING = "running"
+    DOWN = "down"
+    """A worker has failed; ready will follow."""
+    DONE = "done"
+
+
+@dataclass(slots=True)
+class Node:
+    """One connected launcher.
+
+    Attributes:
+        hello: its introduction.
+        peer: number of its connection.
+        state: see `NodeState`.
+        since_s: when it came into that state.
+        seen_s: when it was last heard.
+        ready: its newest `ready`, while it is in that state.
+        step: last finished optimizer step.
+        restarts: starts of its workers beyond the first.
+    """
+
+    hello: Hello
+    peer: int
+    state: NodeState
+    since_s: float
+    seen_s: float
+    ready: Ready | None = None
+    step: int = 0
+    restarts: int = 0
+
+    @property
+    def name(self) -> str:
+        """Name of the node."""
+        return self.hello.node
+
+    def become(self, state: NodeState, now_s: float, *, ready: Ready | None = None) -> None:
+        """Enter a state; `ready` belongs to READY alone."""
+        self.state, self.since_s, self.ready = state, now_s, ready
+
+
+@dataclass(slots=True)
+class Formation:
+    """The newest round.
+
+    Attributes:
+        number: its number.
+        members: names in rank order.
+        stopping: a member was lost, and the others have been told to stop.
+        regrouping: the members have been asked to end at the next commit.
+        done: members whose workers ended with 0.
+        left: members that have left, with the time.
+    """
+
+    number: int
+    members: tuple[str, ...]
+    stopping: bool = False
+    regrouping: bool = False
+    done: set[str] = field(default_factory=set)
+    left: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The first failure of one node in one round, as it told it."""
+
+    round: int
+    node: str
+    rank: int | None
+    code: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Write `message` to the connection `peer`."""
+
+    peer: int
+    message: CoordinatorMessage
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Close the connection `peer` once everything sent to it is written."""
+
+    peer: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A decision, for the log."""
+
+    text: str
+
+
+Action = Send | Close | Note
+
+
+def in_state(nodes: Iterable[Node], *states: NodeState) -> list[Node]:
+    """Return the nodes that are in one of the states, by slot."""
+    return sorted((node for node in nodes if node.state in states), key=lambda node: node.hello.slot)
+
+
+def clash(hello: Hello, nodes: Iterable[Node]) -> str | None:
+    """Return why the name and the slot of a newcomer do not go together with the others', None when they do."""
+    for node in nodes:
+        if (node.name == hello.node) != (node.hello.slot == hello.slot):
+            return (
+                f"slot {hello.slot} of node {hello.node!r} clashes with slot {node.hello.slot} of {node.name!r}: "
+                "every node needs a name and a slot of its own"
+            )
+    return None
+
+
+def round_messages(members: Sequence[Node], *, number: int, commit_step: int | None) -> list[Round]:
+    """Return what each member of a new round is told; ranks follow the order of `members`, all of them ready."""
+    offers = [node.ready for node in members if node.ready is not None]
+    bounds = [offer.micro_batch_max for offer in offers if offer.micro_batch_max is not None]
+    sizes = [node.hello.processes for node in members]
+    return [
+        Round(
+            round=number,
+            node_rank=place,
+            first_rank=sum(sizes[:place]),
+            world_size=sum(sizes),
+            master_addr=offers[0].addr,
+            master_port=offers[0].port,
+            members=tuple(node.name for node in members),
+            micro_batch_max=min(bounds, default=None),
+            commit_step=commit_step,
+        )
+        for place in range(len(members))
+    ]

@@ -1,0 +1,206 @@
+"""The coordinator's sockets: JSON lines from launchers, a little HTTP for whoever looks; decides nothing itself."""
+
+import asyncio
+import hmac
+import itertools
+import json
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from sam3ft_api import limits
+from sam3ft_api.messages import (
+    CoordinatorMessage,
+    Hello,
+    MalformedMessage,
+    Refused,
+    decode_from_launcher,
+    encode,
+)
+from sam3ft_launch.coordinator.roster import Action, Close, Note, Send
+from sam3ft_launch.coordinator.rounds import Rounds
+from sam3ft_launch.coordinator.settings import Settings
+from sam3ft_launch.coordinator.view import progress_view
+
+_log = logging.getLogger(__name__)
+_HELLO_WITHIN_S = 3.0
+_MAX_STRANGERS = 64
+"""Connections that have not introduced themselves; more are closed at once."""
+_MAX_UNSENT_BYTES = 4 * limits.MAX_LINE_BYTES
+"""A peer that lets more than this pile up does not read, and is cut off."""
+_HTTP_WITHIN_S = 3.0
+_MAX_HTTP_LINES = 64
+_MAX_HTTP_CLIENTS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a server listens."""
+
+    host: str
+    port: int
+
+
+class Server:
+    """Owns every connection and the state machine; everything runs on one event loop."""
+
+    def __init__(self, settings: Settings, *, token: str) -> None:
+        """Prepare; nothing listens yet.
+
+        Args:
+            settings: of the attempt.
+            token: what a launcher must say; never logged.
+        """
+        self._settings = settings
+        self._token = token.encode()
+        self.rounds = Rounds(settings, now_s=time.monotonic())
+        self._writers: dict[int, asyncio.StreamWriter] = {}
+        self._numbers = itertools.count(1)
+        self._num_strangers = 0
+        self._num_http_clients = 0
+        self._http_routes: dict[str, Callable[[], tuple[str, bytes]]] = {
+            "/progress": self._progress,
+            "/healthz": lambda: ("text/plain", b"ok\n"),
+        }
+
+    async def listen(self, launchers: Address, viewers: Address) -> tuple[Address, Address]:
+        """Open both ports and return where they really are.
+
+        Raises:
+            OSError: a port is taken, or an address is not this machine's.
+        """
+        first = await asyncio.start_server(
+            self._launcher, launchers.host, launchers.port, limit=limits.MAX_LINE_BYTES, reuse_address=True
+        )
+        second = await asyncio.start_server(self._viewer, viewers.host, viewers.port, limit=8192, reuse_address=True)
+        return _bound_address(first, launchers.host), _bound_address(second, viewers.host)
+
+    async def keep_time(self) -> None:
+        """Tick until cancelled."""
+        while True:
+            self._do(self.rounds.tick(now_s=time.monotonic()))
+            await asyncio.sleep(self._settings.tick_s)
+
+    # --- launchers ---------------------------------------------------------------------------------------------------
+
+    async def _launcher(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peer = next(self._numbers)
+        try:
+            if await self._introduce(peer, reader, writer):
+                await self._listen_to(peer, reader)
+        except (ConnectionError, TimeoutError, asyncio.IncompleteReadError):
+            pass  # the connection is over, which `closed` tells the rules
+        except (MalformedMessage, asyncio.LimitOverrunError) as error:
+            _log.warning("connection %d: %s", peer, error)
+        finally:
+            self._writers.pop(peer, None)
+            writer.close()
+            self._do(self.rounds.closed(peer, now_s=time.monotonic()))
+
+    async def _introduce(self, peer: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Read the hello; True when the launcher is admitted to the rules."""
+        if self._num_strangers >= _MAX_STRANGERS:
+            _log.warning("connection %d closed: %d others have not said hello either", peer, self._num_strangers)
+            return False
+        self._num_strangers += 1
+        try:
+            line = await asyncio.wait_for(reader.readuntil(), _HELLO_WITHIN_S)
+        finally:
+            self._num_strangers -= 1
+        message = decode_from_launcher(line)
+        refusal = self._refusal(message)
+        if refusal is not None or not isinstance(message, Hello):
+            _log.warning("connection %d refused: %s", peer, refusal)
+            writer.write(encode(Refused(reason=refusal or "")))
+            await asyncio.wait_for(writer.drain(), _HELLO_WITHIN_S)
+            return False
+        self._writers[peer] = writer
+        self._do(self.rounds.hello(peer, message, now_s=time.monotonic()))
+        return True
+
+    def _refusal(self, message: object) -> str | None:
+        if not isinstance(message, Hello):
+            return "the first message of a connection is hello"
+        if not hmac.compare_digest(message.token.encode(), self._token):
+            return "the token is not this attempt's"
+        if message.attempt != self._settings.attempt:
+            return f"this coordinator serves attempt {self._settings.attempt}, not {message.attempt}"
+        return None
+
+    async def _listen_to(self, peer: int, reader: asyncio.StreamReader) -> None:
+        while peer in self._writers:
+            line = await reader.readuntil()
+            self._do(self.rounds.received(peer, decode_from_launcher(line), now_s=time.monotonic()))
+
+    def _do(self, actions: list[Action]) -> None:
+        for action in actions:
+            match action:
+                case Send():
+                    self._write(action.peer, action.message)
+                case Close():
+                    # Closing flushes what was written; the reading task then ends and reports `closed`.
+                    if (writer := self._writers.pop(action.peer, None)) is not None:
+                        writer.close()
+                case Note():
+                    _log.info("%s", action.text)
+
+    def _write(self, peer: int, message: CoordinatorMessage) -> None:
+        writer = self._writers.get(peer)
+        if writer is None:
+            return
+        if writer.transport.get_write_buffer_size() > _MAX_UNSENT_BYTES:
+            _log.warning("connection %d does not read; cutting it off", peer)
+            writer.transport.abort()
+            return
+        writer.write(encode(message))
+
+    # --- viewers -----------------------------------------------------------------------------------------------------
+
+    async def _viewer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._num_http_clients += 1
+        try:
+            if self._num_http_clients <= _MAX_HTTP_CLIENTS:
+                await asyncio.wait_for(self._answer(reader, writer), _HTTP_WITHIN_S)
+        except (ConnectionError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            pass  # a viewer that does not speak HTTP, or not in time, is nobody's concern
+        finally:
+            self._num_http_clients -= 1
+            writer.close()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = (await reader.readuntil(b"\n")).decode("latin-1").split()
+        for _ in range(_MAX_HTTP_LINES):
+            if not (await reader.readuntil(b"\n")).strip():
+                break
+        route = self._http_routes.get(request[1]) if len(request) >= 2 else None
+        if request[:1] != ["GET"]:
+            status, kind, body = "405 Method Not Allowed", "text/plain", b"only GET\n"
+        elif route is None:
+            status, kind, body = "404 Not Found", "text/plain", b"/progress and /healthz are here\n"
+        else:
+            status, (kind, body) = "200 OK", route()
+        head = (
+            f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
+            "Cache-Control: no-store\r\nConnection: close\r\n\r\n"
+        )
+        writer.write(head.encode() + body)
+        await writer.drain()
+
+    def _progress(self) -> tuple[str, bytes]:
+        view = progress_view(self.rounds, now_s=time.monotonic())
+        return "application/json", json.dumps(view).encode() + b"\n"
+
+
+def _bound_address(server: asyncio.Server, host: str) -> Address:
+    return Address(host, server.sockets[0].getsockname()[1])
+
+
+async def serve_until(stop: Callable[[], Awaitable[object]], server: Server) -> None:
+    """Keep the clock of a listening server until `stop` returns."""
+    ticking = asyncio.create_task(server.keep_time())
+    stopping = asyncio.ensure_future(stop())
+    done, _ = await asyncio.wait({ticking, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    ticking.cancel()
+    if ticking in done:
+        await ticking
