@@ -187,8 +187,9 @@ def to_yaml(document: Any) -> str:
     """Return a document as block-style YAML that 1.1 and 1.2 readers understand alike; deterministic."""
     writer = YAML(typ="safe", pure=True)
     writer.Representer = _Representer
-    writer.default_flow_style = False  # type: ignore[assignment]  # ruamel annotates the None that it begins with
-    writer.sort_base_mapping_type_on_output = False
+    writer.default_flow_style = False
+    # ruamel annotates this as the None that it begins with.
+    writer.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     writer.width = 4096
     text = io.StringIO()
     writer.dump(document, text)

@@ -106,7 +106,7 @@ def _number_words(node: Schema, _root: Schema) -> str:
 def _bound(node: Schema, name: str, raw: str) -> float | None:
     """Read a bound; pydantic leaves its own word where a validator stands before the type."""
     value: float | None = node.get(name, node.get(raw))
-    return value
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _text_words(node: Schema, _root: Schema) -> str:
