@@ -160,14 +160,20 @@ class Rounds:
     def _down(self, node: Node, message: Down, now_s: float) -> None:
         self._learn_commit(message.commit_step)
         node.become(NodeState.DOWN, now_s)
-        if not any((past.node, past.round) == (node.name, message.round) for past in self.failures):
-            self.failures.append(Failure(message.round, node.name, message.rank, message.code, message.message))
         self._note(f"{node.name} is down in round {message.round} with code {message.code}")
+        self._remember(Failure(message.round, node.name, message.rank, message.code, message.message))
 
     def _ready(self, node: Node, message: Ready, now_s: float) -> None:
         self._learn_commit(message.commit_step)
         node.become(NodeState.READY, now_s, ready=message)
         self._note(f"{node.name} is ready")
+        if message.code is not None and self.formation is not None:
+            self._remember(Failure(self.formation.number, node.name, message.rank, message.code, message.message))
+
+    def _remember(self, failure: Failure) -> None:
+        """Keep the first word about a node in a round; `ready` repeats what `down` has told."""
+        if not any((past.node, past.round) == (failure.node, failure.round) for past in self.failures):
+            self.failures.append(failure)
 
     def _leave(self, node: Node, message: Leave, now_s: float) -> None:
         self._learn_commit(message.commit_step)
@@ -218,10 +224,11 @@ class Rounds:
         """Take a node that already trains as a member of the running round, or stop it."""
         hello = node.hello
         self._highest_round = max(self._highest_round, hello.round)
-        known = self.formation.number if self.formation else 0
-        if now_s < self._adopting_until_s and hello.round > known:
+        present = self.formation.number if self.formation else 0
+        if now_s < self._adopting_until_s and hello.round > present:
             self._stop_running("a newer round runs")
-            self.formation = Formation(hello.round, hello.members)
+            done = {other.name for other in in_state(self.nodes.values(), NodeState.DONE)}
+            self.formation = Formation(hello.round, hello.members, done=done & set(hello.members))
             self._note(f"round {hello.round} was running before this coordinator: {', '.join(hello.members)}")
         formation = self.formation
         if formation and (formation.number, formation.members) == (hello.round, hello.members):

@@ -96,8 +96,14 @@ class Site:
         self.ports = json.loads(port_file.read_text())
 
     def start_node(
-        self, *scripts: str, arguments: tuple[str, ...] = (), token: str = TOKEN, slot: int = 0, prefix: tuple[str, ...] = (),
-        config: dict[str, Any] | None = None, command: tuple[str, ...] | None = None,
+        self,
+        *scripts: str,
+        arguments: tuple[str, ...] = (),
+        token: str = TOKEN,
+        slot: int = 0,
+        prefix: tuple[str, ...] = (),
+        config: dict[str, Any] | None = None,
+        command: tuple[str, ...] | None = None,
     ) -> Node:
         folder = self.folder / f"node-{slot}"
         folder.mkdir(exist_ok=True)
