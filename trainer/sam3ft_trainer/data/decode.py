@@ -18,7 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_IMAGE_PIXELS = 178_956_970
 """Twice Pillow's warning threshold, where Pillow itself refuses; half a gigabyte as RGB."""
-FORMATS = ("JPEG", "MPO", "PNG", "BMP", "TIFF", "WEBP")
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 ORIENTATION_TAG = 0x0112
 WIDE_GREY = ("I;16", "I;16B", "I;16L", "I;16N")
 

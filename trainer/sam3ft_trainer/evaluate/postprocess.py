@@ -12,7 +12,7 @@ may still be chosen, `choose_detections` picks among the candidates of all pairs
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,14 +95,18 @@ def masks_in_pixels(mask_logits_Khw: Tensor, size_hw: tuple[int, int]) -> Tensor
     return enlarged.sigmoid() > 0.5
 
 
-def encode_masks(mask_logits_Khw: Tensor, size_hw: tuple[int, int]) -> list[Rle]:
+Enlarge = Callable[[Tensor, tuple[int, int]], Tensor]
+"""Mask logits [K, h, w] and the original size to bool masks [K, height, width]."""
+
+
+def encode_masks(mask_logits_Khw: Tensor, size_hw: tuple[int, int], enlarge: Enlarge = masks_in_pixels) -> list[Rle]:
     """Enlarge and encode K masks, a bounded number of pixels at a time."""
     height, width = size_hw
     step = max(1, _MASK_PIXELS_PER_CHUNK // (height * width))
     encoded: list[Rle] = []
     for part in torch.split(mask_logits_Khw, step):
         # Transposed on the device, so that the encoder finds the columns contiguous without another copy here.
-        columns_KWH = masks_in_pixels(part, size_hw).transpose(1, 2).contiguous().to(torch.uint8).detach().cpu().numpy()
+        columns_KWH = enlarge(part, size_hw).transpose(1, 2).contiguous().to(torch.uint8).detach().cpu().numpy()
         encoded += [
             Rle(size=[height, width], counts=rle["counts"].decode("ascii"))
             for rle in coco_mask.encode(columns_KWH.transpose(2, 1, 0))
@@ -121,19 +125,36 @@ def collect_candidates(predictions: Predictions, pairs: Sequence[PairKey], limit
     Raises:
         ValueError: the numbers of keys and of pairs differ.
     """
-    logits_BQ = predictions.logits_LBQ[-1].float()
-    if len(pairs) != logits_BQ.shape[0]:
-        raise ValueError(f"{len(pairs)} keys for predictions of {logits_BQ.shape[0]} pairs; give one key for each pair")
-    num_queries = logits_BQ.shape[1]
     corners = boxes_in_pixels(predictions.boxes_LBQ4[-1].float(), [pair.size_hw for pair in pairs])
-    boxes = torch.cat((corners[..., :2], corners[..., 2:] - corners[..., :2]), dim=-1)
-    scores = scores_of(logits_BQ, predictions.presence_LB[-1].float())
-    together = torch.cat((scores[..., None], boxes), dim=-1).reshape(-1, 5).detach().double().cpu().numpy()
+    scores = scores_of(predictions.logits_LBQ[-1].float(), predictions.presence_LB[-1].float())
+    return reduce_queries(scores, corners, predictions.masks_BQhw, pairs, limits)
+
+
+def reduce_queries(
+    scores_BQ: Tensor, corners_BQ4: Tensor, masks_BQhw: Tensor | None, pairs: Sequence[PairKey], limits: Limits
+) -> Candidates:
+    """Round the scores and boxes of all queries and keep what may still be chosen.
+
+    Args:
+        scores_BQ: 0..1.
+        corners_BQ4: left, top, right, bottom in original pixels.
+        masks_BQhw: mask logits; None in detection.
+        pairs: B keys.
+        limits: how many stay.
+
+    Raises:
+        ValueError: the numbers of keys and of pairs differ.
+    """
+    num_pairs, num_queries = scores_BQ.shape
+    if len(pairs) != num_pairs:
+        raise ValueError(f"{len(pairs)} keys for predictions of {num_pairs} pairs; give one key for each pair")
+    boxes = torch.cat((corners_BQ4[..., :2], corners_BQ4[..., 2:] - corners_BQ4[..., :2]), dim=-1)
+    together = torch.cat((scores_BQ[..., None], boxes), dim=-1).reshape(-1, 5).detach().double().cpu().numpy()
     rounded = np.round(together, DIGITS)
     chosen, _ = _choose(rounded[:, 0], [pair for pair in pairs for _ in range(num_queries)], limits)
     logits = None
-    if predictions.masks_BQhw is not None:
-        flat = predictions.masks_BQhw.reshape(len(pairs) * num_queries, *predictions.masks_BQhw.shape[-2:])
+    if masks_BQhw is not None:
+        flat = masks_BQhw.reshape(num_pairs * num_queries, *masks_BQhw.shape[-2:])
         logits = flat.index_select(0, torch.as_tensor(chosen, device=flat.device))
     return Candidates(
         pairs=tuple(pairs[index // num_queries] for index in chosen),
@@ -143,12 +164,15 @@ def collect_candidates(predictions: Predictions, pairs: Sequence[PairKey], limit
     )
 
 
-def choose_detections(candidates: Sequence[Candidates], limits: Limits) -> list[Detection]:
+def choose_detections(
+    candidates: Sequence[Candidates], limits: Limits, *, enlarge: Enlarge = masks_in_pixels
+) -> list[Detection]:
     """Choose among the candidates of all pairs of some images.
 
     Args:
         candidates: chunks that together hold every pair of the images.
         limits: the same as when they were collected.
+        enlarge: how mask logits become masks; upstream's way unless told otherwise.
 
     Returns:
         Detections in the order of pairs and queries. Equal scores at the cut keep the earlier pair and query.
@@ -159,7 +183,7 @@ def choose_detections(candidates: Sequence[Candidates], limits: Limits) -> list[
     scores = np.concatenate([part.scores_K for part in candidates])
     boxes = np.concatenate([part.boxes_K4 for part in candidates])
     chosen, for_ap = _choose(scores, pairs, limits)
-    masks = _masks_of(candidates, chosen)
+    masks = _masks_of(candidates, chosen, enlarge)
     return [
         Detection(
             image_id=pairs[index].image_id,
@@ -201,7 +225,7 @@ def _top(scores_K: NDArray[np.float64], group: Sequence[int], count: int) -> lis
     return [int(index) for index in indices[order]]
 
 
-def _masks_of(candidates: Sequence[Candidates], chosen: NDArray[np.int64]) -> dict[int, Rle]:
+def _masks_of(candidates: Sequence[Candidates], chosen: NDArray[np.int64], enlarge: Enlarge) -> dict[int, Rle]:
     """Masks of the chosen candidates by their index over all chunks; empty in detection."""
     masks: dict[int, Rle] = {}
     start = 0
@@ -214,6 +238,6 @@ def _masks_of(candidates: Sequence[Candidates], chosen: NDArray[np.int64]) -> di
         if logits is not None:
             for size_hw, indices in by_size.items():
                 rows = torch.as_tensor([index - start for index in indices], device=logits.device)
-                masks.update(zip(indices, encode_masks(logits.index_select(0, rows), size_hw), strict=True))
+                masks.update(zip(indices, encode_masks(logits.index_select(0, rows), size_hw, enlarge), strict=True))
         start += len(part.pairs)
     return masks

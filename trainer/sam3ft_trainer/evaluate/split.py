@@ -83,11 +83,39 @@ def evaluate_split(
     was_training = model.training
     model.eval()
     try:
-        detections, scored, unreadable = _run(model, loader, truth, limits, text, plan)
+        share = _run(model, loader, truth, limits, text, plan)
     finally:
         model.train(was_training)
-    payload = {"detections": [tuple(item) for item in detections], "scored": scored, "unreadable": unreadable}
-    gathered = plan.group.gather(payload)
+    return score_together(share, truth, limits, plan, started=started)
+
+
+@dataclass(slots=True)
+class Share:
+    """What one rank found.
+
+    Attributes:
+        detections: of this rank's images.
+        scored: ids of the images that were run.
+        unreadable: ids of the images that could not be read.
+    """
+
+    detections: list[Detection] = field(default_factory=list)
+    scored: list[int] = field(default_factory=list)
+    unreadable: list[int] = field(default_factory=list)
+
+
+def score_together(share: Share, truth: Truth, limits: Limits, plan: EvaluationPlan, *, started: float) -> SplitScores:
+    """Gather all shares on rank 0, score them there, and return the same scores on every rank; a collective.
+
+    Args:
+        share: of this rank.
+        truth: of the whole split.
+        limits: as used to choose the detections.
+        plan: split, pictures and group.
+        started: monotonic time at which the evaluation began.
+    """
+    detections = [tuple(item) for item in share.detections]
+    gathered = plan.group.gather({"detections": detections, "scored": share.scored, "unreadable": share.unreadable})
     answer = None
     if gathered is not None:
         scores = _score(gathered, truth, limits, plan).model_copy(update={"seconds": time.monotonic() - started})
@@ -102,22 +130,20 @@ def _run(
     limits: Limits,
     text: TextEncoder,
     plan: EvaluationPlan,
-) -> tuple[list[Detection], list[int], list[int]]:
-    """Detections, ids of scored images and ids of unreadable images of this rank."""
-    found: list[Detection] = []
-    scored: list[int] = []
-    unreadable: list[int] = []
+) -> Share:
+    """Find what is in this rank's images."""
+    share = Share()
     phrases = PhraseRows(text)
     # Not inference_mode: a phrase cache that is filled here must stay usable in training.
     with torch.no_grad():
         for batch in loader:
             with_pairs = {batch.image_ids[index] for index in batch.img_idx_B.tolist()}
-            scored += [image_id for image_id in batch.image_ids if image_id in with_pairs]
-            unreadable += [image_id for image_id in batch.image_ids if image_id not in with_pairs]
+            share.scored += [image_id for image_id in batch.image_ids if image_id in with_pairs]
+            share.unreadable += [image_id for image_id in batch.image_ids if image_id not in with_pairs]
             if with_pairs:
-                found += detect(model, batch, truth.sizes_hw, limits, phrases=phrases, plan=plan)
-            plan.on_image(len(scored) + len(unreadable))
-    return found, scored, unreadable
+                share.detections += detect(model, batch, truth.sizes_hw, limits, phrases=phrases, plan=plan)
+            plan.on_image(len(share.scored) + len(share.unreadable))
+    return share
 
 
 class PhraseRows:
