@@ -12,6 +12,7 @@ from typing import Any, Protocol, Self
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import GradBucket  # DDP compares the annotation of its hook with this class
 
 from sam3ft_api.errors import PeerLost
 
@@ -155,7 +156,7 @@ def join_group(device: torch.device) -> Group:
     return TorchGroup(device)
 
 
-def sum_gradients(group: dist.ProcessGroup, bucket: Any) -> torch.futures.Future[Tensor]:
+def sum_gradients(group: dist.ProcessGroup, bucket: GradBucket) -> torch.futures.Future[Tensor]:
     """Communication hook of DDP that sums: the loss is already normalised over the global batch."""
     work = dist.all_reduce(bucket.buffer(), group=group, async_op=True)
     assert work is not None  # noqa: S101 - async_op always gives a handle; narrows the type
