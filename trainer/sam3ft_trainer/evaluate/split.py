@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from sam3ft_api.training import EvaluationConfig, Precision
+from sam3ft_trainer.evaluate.coco import score_coco
+from sam3ft_trainer.evaluate.control import move_detections
 from sam3ft_trainer.evaluate.postprocess import Limits, PairKey, choose_detections, collect_candidates
 from sam3ft_trainer.evaluate.scores import SplitScores, score_detections
 from sam3ft_trainer.evaluate.truth import Detection, Rle, Truth
@@ -43,6 +45,7 @@ class EvaluationPlan:
         group: the ranks that share the split.
         pairs_at_once: (image, phrase) pairs decoded together, for memory.
         pictures: images whose detections are kept for the report.
+        control: also score the detections against the annotations of other images, as `control_bbox_AP` and so on.
         on_image: called with the number of images done by this rank, for progress and watchdogs.
     """
 
@@ -53,6 +56,7 @@ class EvaluationPlan:
     group: Group = field(default_factory=Solo)
     pairs_at_once: int = 16
     pictures: int = 0
+    control: bool = False
     on_image: Callable[[int], None] = field(default=lambda _: None)
 
 
@@ -231,7 +235,17 @@ def _score(gathered: Sequence[Mapping[str, Any]], truth: Truth, limits: Limits, 
         masks=plan.masks,
         pictures=plan.pictures,
     )
+    if plan.control:
+        scores = scores.model_copy(
+            update={"metrics": scores.metrics | _control(truth.only(frozenset(scored)), detections, limits)}
+        )
     return scores.model_copy(update={"unreadable_images": len(unreadable - scored)})
+
+
+def _control(truth: Truth, detections: Sequence[Detection], limits: Limits) -> dict[str, float | None]:
+    """Box scores of the detections on other images, under names of their own."""
+    moved = score_coco(truth, move_detections(truth, detections), kind="bbox", max_dets=limits.max_dets)
+    return {f"control_bbox_{name}": moved.summary[name] for name in ("AP", "AP50")}
 
 
 def _detection(fields: Sequence[Any]) -> Detection:
