@@ -1,5 +1,9 @@
 """Attention and feed-forward over the modules of transformers, with the dropout that upstream has inside them."""
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Protocol
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -8,6 +12,11 @@ from transformers.models.sam3.modeling_sam3 import Sam3Attention, Sam3MLP
 
 CHUNK_ELEMENTS = 1 << 24
 """Attention weights that exist at once where no fused kernel exists: 16 Mi elements, 64 MiB in float32."""
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Return a context in which operations keep their inputs' precision; the meta device has no autocast to leave."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def split_heads(x_BKD: Tensor, num_heads: int) -> Tensor:
@@ -41,19 +50,55 @@ def attend(
     return output
 
 
+class AttentionKernel(Protocol):
+    """What computes attention: a function of query, key, value, mask and dropout rate."""
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, /) -> Tensor:
+        """Return softmax(q k^T / sqrt(d) + mask) v with dropout on the softmax."""
+        ...
+
+
+def is_fused(device_type: str, mask: Tensor | None, dropout: float) -> bool:
+    """Whether torch's attention on that device holds no weights: on the CPU not with dropout, nor a learned bias."""
+    return device_type != "cpu" or (dropout == 0 and (mask is None or not mask.requires_grad))
+
+
+def needs_pieces(query_BHQd: Tensor, key_BHKd: Tensor) -> bool:
+    """Whether the attention weights of this call exceed `CHUNK_ELEMENTS`."""
+    return query_BHQd[..., 0].numel() * key_BHKd.shape[-2] > CHUNK_ELEMENTS
+
+
+def standard_kernel(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, /) -> Tensor:
+    """Torch's attention, fused where the device has a kernel for it.
+
+    On the CPU there is none with dropout or with a learned bias; the attention weights of one 1008 px image would then
+    take 0.9 GB per encoder layer and pair, several times over. Such calls run in pieces of `CHUNK_ELEMENTS` weights,
+    each recomputed in backward.
+    """
+    if not is_fused(query.device.type, mask, dropout) and needs_pieces(query, key):
+        return _in_pieces(query, key, value, mask, dropout)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+
+
+_kernel: AttentionKernel = standard_kernel
+
+
+@contextmanager
+def attention_kernel(kernel: AttentionKernel) -> Iterator[None]:
+    """Compute every attention of the composed forward by `kernel` within this context; for tracing on shapes."""
+    global _kernel  # noqa: PLW0603 - one place that the forward reads, so that it needs no argument through all layers
+    before, _kernel = _kernel, kernel
+    try:
+        yield
+    finally:
+        _kernel = before
+
+
 def scaled_dot_product(
     query_BHQd: Tensor, key_BHKd: Tensor, value_BHKd: Tensor, *, mask: Tensor | None, dropout: float
 ) -> Tensor:
-    """Return softmax(q k^T / sqrt(d) + mask) v, fused where the device has a kernel for it.
-
-    On the CPU there is no fused kernel with dropout or with a learned bias; the attention weights of one 1008 px image
-    would then take 0.9 GB per encoder layer and pair, several times over. Such calls run in pieces of
-    `CHUNK_ELEMENTS` weights, each recomputed in backward.
-    """
-    unfused = query_BHQd.device.type in ("cpu", "meta") and (dropout > 0 or (mask is not None and mask.requires_grad))
-    if unfused and query_BHQd.numel() // query_BHQd.shape[-1] * key_BHKd.shape[-2] > CHUNK_ELEMENTS:
-        return _in_pieces(query_BHQd, key_BHKd, value_BHKd, mask, dropout)
-    return F.scaled_dot_product_attention(query_BHQd, key_BHKd, value_BHKd, attn_mask=mask, dropout_p=dropout)
+    """Return softmax(q k^T / sqrt(d) + mask) v [B, H, Q, d] by the kernel in force."""
+    return _kernel(query_BHQd, key_BHKd, value_BHKd, mask, dropout)
 
 
 def _piece(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:

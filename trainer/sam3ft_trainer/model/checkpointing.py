@@ -6,9 +6,11 @@ exist again during backward.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TypeVar
 
 import torch
+from torch.profiler import record_function
 from torch.utils.checkpoint import checkpoint
 
 from sam3ft_api.training import Part
@@ -29,6 +31,10 @@ class Checkpointing:
         """Name the parts to recompute; `random=False` saves storing the generators' state where nothing is drawn."""
         self.parts = frozenset(parts)
         self.random = random
+
+    def scope(self, part: Part) -> AbstractContextManager[object]:
+        """Mark what runs inside as work of `part`: profiles show it as `sam3ft.PART`, the planner accounts by it."""
+        return record_function(f"sam3ft.{part}")
 
     def run(self, part: Part, function: Callable[..., Result], *args: object) -> Result:
         """Return `function(*args)`, which must not change its arguments; tensors may be anywhere among them."""

@@ -17,7 +17,7 @@ from transformers.models.sam3.modeling_sam3 import (
     inverse_sigmoid,
 )
 
-from sam3ft_trainer.model.attention import attend, feed_forward, residual
+from sam3ft_trainer.model.attention import attend, feed_forward, residual, without_autocast
 from sam3ft_trainer.model.checkpointing import Checkpointing
 from sam3ft_trainer.model.prompt import Prompt
 from sam3ft_trainer.model.regularization import Regularization
@@ -89,7 +89,7 @@ def _self_attention(
 
 def _feed_forward_float32(layer: Sam3DetrDecoderLayer, hidden: Tensor, rate: float) -> Tensor:
     """Upstream runs the decoder's feed-forward with autocast off, in the weights' own precision."""
-    with torch.autocast(hidden.device.type, enabled=False):
+    with without_autocast(hidden.device):
         return feed_forward(layer.mlp, hidden.to(layer.mlp.fc1.weight.dtype), rate)
 
 

@@ -3,15 +3,21 @@
 import torch
 from torch import Tensor
 from transformers import Sam3Model
-from transformers.masking_utils import create_causal_mask
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 from sam3ft_trainer.model.checkpointing import Checkpointing
 
 
-def _text_layer(layer: CLIPEncoderLayer, hidden: Tensor, mask: Tensor | None) -> Tensor:
+def _text_layer(layer: CLIPEncoderLayer, hidden: Tensor, mask: Tensor) -> Tensor:
     output: Tensor = layer(hidden, mask, is_causal=True)
     return output
+
+
+def _causal_mask(attention_mask_TK: Tensor) -> Tensor:
+    """Return bool [T, 1, K, K]: a token sees itself and real tokens before it. Nothing is asked of the device."""
+    tokens = attention_mask_TK.shape[1]
+    causal = torch.ones(tokens, tokens, dtype=torch.bool, device=attention_mask_TK.device).tril()
+    return causal & valid_tokens(attention_mask_TK)[:, None, None, :]
 
 
 def encode_text(
@@ -29,9 +35,7 @@ def encode_text(
     if text.embeddings.token_embedding.weight.is_meta and not input_ids_TK.is_meta:
         raise RuntimeError("the text encoder's weights were released; pass text_features_TKD from the PhraseCache")
     hidden: Tensor = text.embeddings(input_ids=input_ids_TK)
-    mask = create_causal_mask(
-        config=text.config, inputs_embeds=hidden, attention_mask=attention_mask_TK, past_key_values=None
-    )
+    mask = _causal_mask(attention_mask_TK)
     for layer in text.encoder.layers:
         hidden = checkpointing.run("text", _text_layer, layer, hidden, mask)
     features: Tensor = sam3.text_projection(text.final_layer_norm(hidden))

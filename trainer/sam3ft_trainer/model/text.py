@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, CLIPTokenizer, PreTrainedTokenizerBase, Sam3Model
 
 from sam3ft_api.errors import ModelUnusable
+from sam3ft_trainer.model.attention import without_autocast
 from sam3ft_trainer.model.checkpointing import Checkpointing
 from sam3ft_trainer.model.language import encode_text
 
@@ -138,7 +139,7 @@ class PhraseCache:
         device = self._sam3.text_projection.weight.device
         ids, masks, truncated = self._tokenizer.encode(new)
         plain = Checkpointing()
-        with torch.autocast(device.type, enabled=False):
+        with without_autocast(device):
             rows = [
                 encode_text(self._sam3, ids[i : i + 1].to(device), masks[i : i + 1].to(device), plain)
                 for i in range(len(new))

@@ -21,7 +21,7 @@ from sam3ft_trainer.model.masks import MaskInputs, Masks, decode_masks
 from sam3ft_trainer.model.prompt import Prompt
 from sam3ft_trainer.model.regularization import OFF, Regularization
 from sam3ft_trainer.model.scoring import score_queries
-from sam3ft_trainer.model.vision import DETR_LEVEL, MASK_LEVELS, encode_images, level_positions
+from sam3ft_trainer.model.vision import DETR_LEVEL, MASK_LEVELS, encode_images, sine_positions
 from sam3ft_trainer.tensors import Predictions
 
 
@@ -79,16 +79,19 @@ class TrainingModel(nn.Module):
         levels = MASK_LEVELS if masks else (DETR_LEVEL,)
         vision = self.sam3.vision_encoder
         features = encode_images(vision, pixels_I3SS, levels, self._rates, self.checkpointing)
-        position = level_positions(vision, features[-1])
+        _, channels, height, width = features[-1].shape
+        position = sine_positions((height, width), channels, like=features[-1])
         geometry = None
         if self.geometry_cls:
-            tokens = features[-1].flatten(2).transpose(1, 2)
-            geometry = geometry_token(self.sam3.geometry_encoder, tokens, position, self._rates, self.checkpointing)
+            with self.checkpointing.scope("geometry"):
+                tokens = features[-1].flatten(2).transpose(1, 2)
+                geometry = geometry_token(self.sam3.geometry_encoder, tokens, position, self._rates, self.checkpointing)
         return EncodedImages(features, position, geometry)
 
     def encode_text(self, input_ids_TK: Tensor, attention_mask_TK: Tensor) -> EncodedText:
         """Encode tokenised phrases."""
-        features = encode_text(self.sam3, input_ids_TK, attention_mask_TK, self.checkpointing)
+        with self.checkpointing.scope("text"):
+            features = encode_text(self.sam3, input_ids_TK, attention_mask_TK, self.checkpointing)
         return EncodedText(features, valid_tokens(attention_mask_TK))
 
     def forward(
@@ -163,21 +166,24 @@ class TrainingModel(nn.Module):
 
         The pair `(images[img_idx[b]], text[txt_idx[b]])` is computed alone: no pair's result depends on another's.
         """
-        prompt = Prompt(text.features_TKd.index_select(0, txt_idx_B), text.valid_TK.index_select(0, txt_idx_B))
-        if images.geometry_I1d is not None:
-            prompt = prompt.with_token(images.geometry_I1d.index_select(0, img_idx_B))
-        detr_level = images.levels[-1]
-        image_BKd = detr_level.index_select(0, img_idx_B).flatten(2).transpose(1, 2)
-        rates, sam3 = self._rates, self.sam3
-        image_BKd = fuse(sam3.detr_encoder, image_BKd, images.position_1Kd, prompt, rates, self.checkpointing)
-        memory = Memory(image_BKd, images.position_1Kd, (detr_level.shape[-2], detr_level.shape[-1]))
-        decoded = decode(sam3.detr_decoder, prompt, memory, rates, self.checkpointing, o2m=o2m)
-        logits_LBG = score_queries(sam3.dot_product_scoring, decoded.queries_LBGd, prompt, rates.dropout)
+        run, rates, sam3 = self.checkpointing, self._rates, self.sam3
+        with run.scope("encoder"):
+            prompt = Prompt(text.features_TKd.index_select(0, txt_idx_B), text.valid_TK.index_select(0, txt_idx_B))
+            if images.geometry_I1d is not None:
+                prompt = prompt.with_token(images.geometry_I1d.index_select(0, img_idx_B))
+            detr_level = images.levels[-1]
+            image_BKd = detr_level.index_select(0, img_idx_B).flatten(2).transpose(1, 2)
+            image_BKd = fuse(sam3.detr_encoder, image_BKd, images.position_1Kd, prompt, rates, run)
+        with run.scope("decoder"):
+            memory = Memory(image_BKd, images.position_1Kd, (detr_level.shape[-2], detr_level.shape[-1]))
+            decoded = decode(sam3.detr_decoder, prompt, memory, rates, run, o2m=o2m)
+            logits_LBG = score_queries(sam3.dot_product_scoring, decoded.queries_LBGd, prompt, rates.dropout)
         found = None
         if masks:
-            one, many = _halves(decoded.queries_LBGd[-1], dim=1, doubled=o2m)
-            inputs = MaskInputs(images.levels, img_idx_B, image_BKd, prompt, one, many)
-            found = decode_masks(sam3.mask_decoder, inputs, self.checkpointing)
+            with run.scope("mask"):
+                one, many = _halves(decoded.queries_LBGd[-1], dim=1, doubled=o2m)
+                inputs = MaskInputs(images.levels, img_idx_B, image_BKd, prompt, one, many)
+                found = decode_masks(sam3.mask_decoder, inputs, run)
         return _predictions(decoded, logits_LBG, found, o2m=o2m)
 
 

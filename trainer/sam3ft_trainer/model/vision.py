@@ -1,5 +1,7 @@
 """Images to feature maps: the ViT with drop path, and only those levels of the neck that the task reads."""
 
+import math
+
 import torch
 from torch import Tensor
 from transformers.models.sam3.modeling_sam3 import (
@@ -104,13 +106,28 @@ def encode_images(
     The side of `DETR_LEVEL` is S / 14; level 1 has twice and level 0 four times as many pixels a side. Levels that are
     not asked for are not computed.
     """
-    features = run_backbone(vision.backbone, pixels_I3SS, regularization, checkpointing)
-    return tuple(checkpointing.run("neck", _neck_level, vision.neck.fpn_layers[level], features) for level in levels)
+    with checkpointing.scope("vision"):
+        features = run_backbone(vision.backbone, pixels_I3SS, regularization, checkpointing)
+    with checkpointing.scope("neck"):
+        layers = vision.neck.fpn_layers
+        return tuple(checkpointing.run("neck", _neck_level, layers[level], features) for level in levels)
 
 
-def level_positions(vision: Sam3VisionModel, feature_Idhw: Tensor) -> Tensor:
-    """Return the sine position encoding of a level as tokens [1, h * w, d], in the feature's dtype."""
-    _, channels, height, width = feature_Idhw.shape
-    shape = torch.Size((1, channels, height, width))
-    encoding: Tensor = vision.neck.position_encoding(shape, feature_Idhw.device, feature_Idhw.dtype)
-    return encoding.flatten(2).transpose(1, 2)
+def sine_positions(size: tuple[int, int], channels: int, *, like: Tensor) -> Tensor:
+    """Return the 2-D sine position encoding [1, h * w, channels] with the dtype and device of `like`.
+
+    As `Sam3SinePositionEmbedding` with `normalize`: half of the channels for y, half for x, sine and cosine in turn,
+    temperature 10,000 (DETR, arXiv 2005.12872). Not cached, so that tracing on shapes alone leaves nothing behind.
+    """
+    half = channels // 2
+    index = torch.arange(half, device=like.device)
+    divisor = 10_000 ** (2 * torch.div(index, 2, rounding_mode="floor").to(like.dtype) / half)
+    axes = []
+    for length in size:
+        place = torch.arange(1, length + 1, device=like.device, dtype=like.dtype)
+        angle = (place / (length + 1e-6) * (2 * math.pi))[:, None] / divisor
+        axes.append(torch.stack((angle[:, 0::2].sin(), angle[:, 1::2].cos()), dim=2).flatten(1))
+    rows, columns = axes
+    height, width = size
+    grid = [rows[:, None, :].expand(height, width, half), columns[None, :, :].expand(height, width, half)]
+    return torch.cat(grid, dim=2).view(1, height * width, channels)
