@@ -1,0 +1,274 @@
+"""The run's store as the training loop sees it: open, restore, save, poll, finalize.
+
+run = open_run_store(config.checkpoint, config.identity, facts, rank=rank, world_size=world, exchange=exchange)
+restored = run.restore(tensors)              # None: start from the initial weights
+...
+run.save(tensors, CommitMeta(step=step, cursor=...))   # returns once the state is copied; the rest is background
+run.poll()                                   # every few steps: raises what the background met
+...
+run.save(tensors, meta, wait=True)           # before the end, and on eviction
+run.finalize(meta)
+run.close()
+"""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from sam3ft_api.errors import PeerLost
+from sam3ft_api.training import CheckpointConfig, IdentityConfig
+from sam3ft_trainer.store.exchange import Exchange
+from sam3ft_trainer.store.exports import upload_folder
+from sam3ft_trainer.store.keeper import EXPORTS, Keeper
+from sam3ft_trainer.store.layout import FilePlan, TensorSpec, plan_files, specs_of
+from sam3ft_trainer.store.log import CHECKPOINTS, CommitLog
+from sam3ft_trainer.store.objects import Store
+from sam3ft_trainer.store.opening import Claimed, StoreOptions, claim_request, open_claimed
+from sam3ft_trainer.store.records import CommitEntry, CommitMeta, FinalEntry, RunFacts
+from sam3ft_trainer.store.restore import Damaged, Reader, load_commit
+from sam3ft_trainer.store.resuming import Restored, Resumer
+from sam3ft_trainer.store.saver import Counters, Event, Job, Place, Saver, SaveTicket
+
+
+class RunStore:
+    """Checkpoints of one run, seen from one rank. Methods are called from one thread.
+
+    Methods marked "all ranks" are called by all ranks in the same order; they are no collectives, and a rank that
+    stays away costs the others that save or a `PeerLost` after the time-out, never a hang.
+    """
+
+    def __init__(self, log: CommitLog, saver: Saver, resumer: Resumer, claimed: Claimed, options: StoreOptions) -> None:
+        """Use `open_run_store`."""
+        self._log, self._saver, self._resumer = log, saver, resumer
+        self._claimed, self._options = claimed, options
+        self._place = resumer.place
+        self._saves = 0
+        self._planned: tuple[tuple[TensorSpec, ...], tuple[FilePlan, ...]] | None = None
+        self._stage_s = 0.0
+        saver.newest_step = claimed.newest_step
+
+    @property
+    def address(self) -> str:
+        """Where the run is stored."""
+        return self._log.store.address
+
+    @property
+    def generation(self) -> int:
+        """Number of this incarnation, 1 for the first that ever claimed the address."""
+        return self._claimed.generation
+
+    @property
+    def newest_step(self) -> int | None:
+        """Step of the newest commit known to this rank; None without one."""
+        return self._saver.newest_step
+
+    @property
+    def busy(self) -> bool:
+        """Whether a save is under way on this rank; a periodic save would be skipped."""
+        return self._saver.busy
+
+    @property
+    def counters(self) -> Counters:
+        """Totals of this incarnation on this rank."""
+        return self._saver.counters
+
+    def restore(self, targets: Mapping[str, Tensor]) -> Restored | None:
+        """Load the newest commit that verifies into `targets`; all ranks, before the first save.
+
+        A commit of which any rank finds a file missing or changed is retired in the log, and the one before is
+        taken; all ranks end up with the same commit.
+
+        Args:
+            targets: allocated tensors by `group/name`, on any device, of any layout. Values are copied in.
+
+        Returns:
+            What was restored, or None if this history has no commit: start from the initial weights. `targets` are
+            untouched then.
+
+        Raises:
+            CheckpointIncompatible: other tensors; or another dataset and `data.on_change: refuse`.
+            DamagedHistory: no commit verifies although there were some; `targets` must not be used.
+            PeerLost: a rank stayed away. StorageUnavailable: no answer for the whole budget.
+        """
+        restored = self._resumer.restore(targets)
+        self._saver.newest_step = None if restored is None else restored.step
+        return restored
+
+    def save(self, tensors: Mapping[str, Tensor], meta: CommitMeta, *, wait: bool = False) -> SaveTicket:
+        """Copy the state and commit it in the background; all ranks, at the same step.
+
+        Once this returns the tensors may change. Without `wait` the save is skipped, and counted, if the one before
+        is still under way on any rank.
+
+        Args:
+            tensors: the state by `group/name`, equal on all ranks. Optimizer state goes by parameter name.
+            meta: the rest of the state.
+            wait: first wait for the save under way, then for this one.
+
+        Raises:
+            Whatever `poll` raises; with `wait` also PeerLost if a peer was silent for too long.
+        """
+        self._saver.raise_error()
+        self._saves += 1
+        if self._saver.busy and not wait:
+            return self._saver.skip(self._saves, meta)
+        self._saver.join()
+        self._saver.raise_error()
+        job = Job(self._saves, meta, self._plans(tensors), self._new_prefix(meta.step))
+        started = time.monotonic()
+        self._saver.slab.stage([plan for plan in job.plans if plan.rank == self._place.rank], tensors)
+        self._stage_s = time.monotonic() - started
+        self._saver.counters.staged_s += self._stage_s
+        ticket = self._saver.begin(job)
+        if wait:
+            outcome = ticket.wait()
+            self._saver.raise_error()
+            if outcome.state != "committed":
+                raise PeerLost(f"step {meta.step} could not be committed: {outcome.message}")
+        return ticket
+
+    def poll(self) -> list[Event]:
+        """Return what happened in the background since the last call.
+
+        Raises:
+            Fenced: another incarnation has claimed the run.
+            StorageUnavailable: no answer for the whole budget. StorageDenied: refused, or no room.
+            RuntimeError: the ranks' states differ in shape; or any defect in the background.
+        """
+        self._saver.raise_error()
+        return self._saver.take_events()
+
+    def estimated_save_s(self) -> float | None:
+        """Return how long a save that is waited for would take now, s; None before the first upload of this rank.
+
+        From the measured rate of this rank's uploads, its share, and the measured time from upload to commit.
+        """
+        rate = self._saver.upload_bytes_per_s
+        return None if rate is None else self._stage_s + self._saver.slab.num_bytes / rate + self._saver.settle_s
+
+    def commits(self) -> list[CommitEntry]:
+        """Return the commits that a restore may use, newest first, read from the log now."""
+        return self._log.read().usable_commits()
+
+    def load_groups(self, step: int, targets: Mapping[str, Tensor], *, groups: frozenset[str]) -> bool:
+        """Load some groups of the newest usable commit of `step`, verified; each rank for itself.
+
+        Args:
+            step: of the commit.
+            targets: allocated tensors by `group/name`, exactly those of the groups.
+            groups: for instance model and ema, without the optimizer.
+
+        Returns:
+            False if there is no such commit, or one of its files is missing or changed. `targets` may then have been
+            written and must be loaded again.
+        """
+        commit = next((entry for entry in self.commits() if entry.meta.step == step), None)
+        if commit is None:
+            return False
+        try:
+            load_commit(Reader(self._log.store, self._options.outage_s), commit, targets, groups=groups)
+        except Damaged:
+            return False
+        return True
+
+    def finished(self) -> FinalEntry | None:
+        """Return the entry that ended the run, None if it has not ended or went on after it; read from the log now."""
+        newest = [entry for entry in self._log.read().entries if isinstance(entry, CommitEntry | FinalEntry)][-1:]
+        return newest[0] if newest and isinstance(newest[0], FinalEntry) and newest[0].what == "run" else None
+
+    def record_export(self, folder: Path, meta: CommitMeta) -> FinalEntry:
+        """Copy an exported model below the run's address and record it in the log; rank 0.
+
+        Args:
+            folder: all files below it are copied, hashed and recorded.
+            meta: step and metrics of the exported weights.
+
+        Raises:
+            Fenced: another incarnation has claimed the run; the copy is invisible.
+        """
+        prefix = f"{EXPORTS}/g{self.generation:04d}-s{meta.step:08d}-{self._claimed.nonce[:8]}-{time.time_ns():x}"
+        files = upload_folder(self._log.store, folder, prefix=prefix, patiently=self._saver.patiently)
+        return self._log.append(lambda head: FinalEntry(**head, what="export", meta=meta, prefix=prefix, files=files))
+
+    def finalize(self, meta: CommitMeta) -> FinalEntry:
+        """Record that the run has ended; rank 0, after the last save.
+
+        Raises:
+            Fenced: another incarnation has claimed the run.
+        """
+        self._saver.join()
+        self._saver.raise_error()
+        return self._log.append(lambda head: FinalEntry(**head, what="run", meta=meta))
+
+    def close(self, *, timeout_s: float = 60.0) -> None:
+        """Wait for the save under way, at most `timeout_s` seconds; raises nothing and may be called twice."""
+        self._saver.join(timeout_s)
+
+    def _plans(self, tensors: Mapping[str, Tensor]) -> tuple[FilePlan, ...]:
+        specs = specs_of(tensors)
+        if self._planned is None or self._planned[0] != specs:
+            plans = plan_files(specs, world_size=self._place.world_size, max_file_bytes=self._options.max_file_bytes)
+            self._planned = (specs, plans)
+        return self._planned[1]
+
+    def _new_prefix(self, step: int) -> str:
+        return f"{CHECKPOINTS}/g{self.generation:04d}-s{step:08d}-{self._claimed.nonce[:8]}-{self._saves}"
+
+
+def open_run_store(
+    config: CheckpointConfig,
+    identity: IdentityConfig,
+    facts: RunFacts,
+    *,
+    rank: int,
+    world_size: int,
+    exchange: Exchange,
+    options: StoreOptions | None = None,
+    store: Store | None = None,
+) -> RunStore:
+    """Claim the run at `config.uri`; all ranks. Every earlier incarnation is fenced once this returns.
+
+    Args:
+        config: where, how much is kept, resume and adopt.
+        identity: who runs.
+        facts: what is computed.
+        rank: of this process.
+        world_size: of this round.
+        exchange: to the other ranks, empty at the start of the round; `LocalExchange()` for one process.
+        options: limits; the defaults are meant for use.
+        store: already opened store instead of `config.uri`.
+
+    Raises:
+        InvalidConfig: no or an unknown address.
+        CheckpointIncompatible: the address belongs to another owner, task, settings or model; `resume: must`
+            without a commit. `DamagedHistory`, a kind of it: the log has lost entries or all its commits.
+        StorageDenied: refused, or the store cannot fence. StorageUnavailable: no answer for the whole budget.
+        PeerLost: rank 0 did not come.
+    """
+    options = options or StoreOptions()
+    request = claim_request(config, identity, facts, world_size)
+    log, claimed = open_claimed(config, request, rank=rank, exchange=exchange, options=options, store=store)
+    place = Place(
+        rank=rank,
+        world_size=world_size,
+        generation=claimed.generation,
+        nonce=claimed.nonce,
+        dataset_digest=facts.dataset_digest,
+        outage_s=options.outage_s,
+        peer_timeout_s=options.peer_timeout_s,
+    )
+    keeper = Keeper(
+        store=log.store,
+        log=log,
+        generation=claimed.generation,
+        keep_last=config.keep_last,
+        keep_best=config.keep_best,
+        metric=options.best_metric,
+        orphan_age_s=options.orphan_age_s,
+        clock=options.clock,
+    )
+    saver = Saver(log, exchange, place, keeper if rank == 0 else None)
+    resumer = Resumer(log, exchange, place, facts, clock=options.clock)
+    return RunStore(log, saver, resumer, claimed, options)

@@ -1,0 +1,341 @@
+"""One thin layer over obstore: seven operations on keys, errors with exit codes, durable folders.
+
+An object store and a folder behave alike here. Keys are relative to the store's root, with `/` between parts.
+obstore's runtime does not survive a fork, so a forked child that uses a store is stopped with an explanation.
+"""
+
+import errno
+import os
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import obstore
+from obstore import exceptions as obe
+from obstore.store import ObjectStore
+
+from sam3ft_api.errors import StorageDenied, StorageUnavailable
+
+T = TypeVar("T")
+PART_BYTES = 16 << 20
+"""Size of the pieces in which large objects are written; the fastest of those tried on disks and on S3."""
+LARGE_PUT_BYTES = 8 << 20
+"""From here on an object is written in pieces."""
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
+_runtime_pid: list[int] = []
+
+
+class NotFound(StorageDenied):
+    """There is no such object."""
+
+
+class NoRoom(StorageDenied):
+    """The disk or the quota is full."""
+
+
+class AlreadyExists(Exception):
+    """The key is taken; nothing was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """What a store says about one object.
+
+    Attributes:
+        key: relative to the store's root.
+        size: bytes.
+        modified_unix_s: time of the last write, seconds since the epoch.
+    """
+
+    key: str
+    size: int
+    modified_unix_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixInfo:
+    """One direct child "folder" of a prefix.
+
+    Attributes:
+        prefix: relative to the store's root, without a trailing slash.
+        modified_unix_s: newest write below it, seconds since the epoch.
+    """
+
+    prefix: str
+    modified_unix_s: float
+
+
+class Store:
+    """Objects under one root. Methods may be called from any thread; none may be called after a fork.
+
+    Errors of every method: `StorageDenied` (refused), its kinds `NotFound` and `NoRoom`, or `StorageUnavailable`
+    (no answer, trying again may help). Messages name the address and the key, never a credential.
+    """
+
+    def __init__(self, backend: ObjectStore, *, address: str, folder: Path | None = None, fenced: bool = True) -> None:
+        """Wrap an obstore store.
+
+        Args:
+            backend: the store, rooted where keys start.
+            address: what users call it; goes into messages.
+            folder: its root on this machine when it is a folder; writes are then flushed to the disk.
+            fenced: False emulates `put_if_absent` for stores without conditional writes (look, then write).
+        """
+        self._backend = backend
+        self.address = address
+        self.folder = folder
+        self.fenced = fenced
+
+    def get(self, key: str) -> bytes:
+        """Return a whole object."""
+        with self._translated(key):
+            return obstore.get(self._backend, key).bytes().to_bytes()
+
+    def get_range(self, key: str, start: int, length: int) -> memoryview:
+        """Return `length` bytes from `start` on, fewer where the object ends; without a copy."""
+        with self._translated(key):
+            return memoryview(obstore.get_range(self._backend, key, start=start, length=length))
+
+    def head(self, key: str) -> ObjectInfo:
+        """Return size and time of an object."""
+        with self._translated(key):
+            meta = obstore.head(self._backend, key)
+        return ObjectInfo(key, meta["size"], meta["last_modified"].timestamp())
+
+    def put(self, key: str, data: bytes | memoryview | Path) -> None:
+        """Write an object, replacing one of that key; readers see the old or the new one, nothing between.
+
+        Memory is read in place while this blocks (the GIL is released): do not change it meanwhile.
+        A path is read in pieces, so that files larger than memory can be written.
+        """
+        size = data.stat().st_size if isinstance(data, Path) else len(data)
+        with self._translated(key, writing=size):
+            obstore.put(
+                self._backend,
+                key,
+                data,
+                use_multipart=size >= LARGE_PUT_BYTES,
+                chunk_size=PART_BYTES,
+                max_concurrency=4,
+            )
+            self._flush(key)
+
+    def put_if_absent(self, key: str, data: bytes) -> None:
+        """Write a small object only if its key is free; of any number of racing writers exactly one succeeds.
+
+        Raises:
+            AlreadyExists: the key is taken. After `StorageUnavailable` the object may or may not have been written.
+        """
+        with self._translated(key, writing=len(data)):
+            if self.fenced:
+                obstore.put(self._backend, key, data, mode="create", use_multipart=False)
+            else:
+                self._put_after_looking(key, data)
+            self._flush(key)
+
+    def list_objects(self, prefix: str) -> list[ObjectInfo]:
+        """Return all objects below `prefix` (whole path parts), by key; an unknown prefix has none."""
+        with self._translated(prefix):
+            metas = [meta for chunk in obstore.list(self._backend, prefix=prefix) for meta in chunk]
+        return sorted(
+            (ObjectInfo(str(m["path"]), m["size"], m["last_modified"].timestamp()) for m in metas), key=lambda i: i.key
+        )
+
+    def list_prefixes(self, prefix: str) -> list[PrefixInfo]:
+        """Return the direct child prefixes of `prefix` by name; in a folder also those with unfinished files only."""
+        if self.folder is not None:
+            with self._translated(prefix):
+                return _child_folders(self.folder, prefix)
+        newest: dict[str, float] = {}
+        for info in self.list_objects(prefix):
+            parts = info.key[len(prefix) + 1 :].split("/")
+            if len(parts) > 1:
+                child = f"{prefix}/{parts[0]}"
+                newest[child] = max(newest.get(child, 0.0), info.modified_unix_s)
+        return [PrefixInfo(child, newest[child]) for child in sorted(newest)]
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Delete objects; those that are gone already are no error."""
+        for key in keys:
+            with self._translated(key):
+                try:
+                    obstore.delete(self._backend, key)
+                except FileNotFoundError:
+                    continue
+
+    def delete_prefix(self, prefix: str) -> None:
+        """Delete everything below `prefix`; in a folder also what killed writers left half-written."""
+        self.delete([info.key for info in self.list_objects(prefix)])
+        if self.folder is not None and prefix:
+            with self._translated(prefix):
+                shutil.rmtree(self.folder / prefix, ignore_errors=False, onerror=_ignore_missing)
+
+    def free_bytes(self) -> int | None:
+        """Return the free bytes of the disk below a folder; None where nobody can say."""
+        return None if self.folder is None else shutil.disk_usage(self.folder).free
+
+    def _put_after_looking(self, key: str, data: bytes) -> None:
+        try:
+            obstore.head(self._backend, key)
+        except FileNotFoundError:
+            obstore.put(self._backend, key, data, use_multipart=False)
+            return
+        raise AlreadyExists(key)
+
+    def _flush(self, key: str) -> None:
+        """Make a written file and its directory entries survive a loss of power."""
+        if self.folder is None:
+            return
+        path = self.folder / key
+        _fsync(path)
+        for parent in path.parents:
+            _fsync(parent)
+            if parent == self.folder:
+                break
+
+    @contextmanager
+    def _translated(self, key: str, *, writing: int | None = None) -> Iterator[None]:
+        _refuse_after_fork()
+        try:
+            yield
+        except (obe.BaseError, OSError, ValueError) as error:
+            raise self._translate(error, key, writing) from error
+
+    def _translate(self, error: Exception, key: str, writing: int | None) -> Exception:
+        where = f"{self.address}, object {key!r}" if key else self.address
+        reason = str(error).split("\n", 1)[0]
+        number = _error_number(error)
+        if isinstance(error, obe.AlreadyExistsError | obe.PreconditionError) or number == errno.EEXIST:
+            return AlreadyExists(key)
+        if isinstance(error, FileNotFoundError | obe.NotFoundError) or number == errno.ENOENT:
+            return NotFound(f"{where}: there is no such object; check the address and what was deleted ({reason})")
+        if number in _NO_ROOM:
+            free = self.free_bytes()
+            room = "" if free is None else f", {free:,} bytes are free"
+            return NoRoom(f"{where}: no room left to write {writing or 0:,} bytes{room}; free some space ({reason})")
+        if isinstance(error, obe.PermissionDeniedError | obe.UnauthenticatedError | PermissionError) or (
+            number in _REFUSED
+        ):
+            return StorageDenied(f"{where}: access refused; check credentials and permissions ({reason})")
+        if isinstance(error, ValueError | obe.InvalidPathError | obe.NotSupportedError):
+            return StorageDenied(f"{where}: the store does not take this name or request ({reason})")
+        return StorageUnavailable(f"{where}: no answer from the store ({reason})")
+
+
+def with_patience(
+    call: Callable[[], T],
+    *,
+    outage_s: float,
+    denied_is_outage: bool = False,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> T:
+    """Return `call()`, repeated with growing pauses (0.5 to 30 s) while the store does not answer.
+
+    Only for calls that may be repeated. The budget counts from the first failure.
+
+    Args:
+        call: what to do.
+        outage_s: budget, s.
+        denied_is_outage: also wait when access is refused: credentials that worked before are being renewed.
+        clock: monotonic seconds.
+        sleep: how to wait.
+
+    Raises:
+        StorageUnavailable: still no answer after `outage_s` seconds.
+    """
+    pause, since = 0.5, None
+    while True:
+        try:
+            return call()
+        except (StorageUnavailable, StorageDenied) as error:
+            if isinstance(error, NotFound | NoRoom) or (isinstance(error, StorageDenied) and not denied_is_outage):
+                raise
+            now = clock()
+            since = now if since is None else since
+            if now - since + pause > outage_s:
+                raise StorageUnavailable(
+                    f"{error} (for {now - since:.0f} s, the budget is {outage_s:.0f} s)"
+                ) from error
+            sleep(pause)
+            pause = min(30.0, pause * 2)
+
+
+def probe_fence(store: Store, *, allow_unfenced: bool) -> None:
+    """Find out whether a second creation of the same key is refused, and remember it in `store.fenced`.
+
+    Raises:
+        StorageDenied: nothing can be written there, or the store cannot fence and `allow_unfenced` is off.
+    """
+    key = f"probe/{uuid.uuid4().hex}"
+    try:
+        store.fenced = _second_creation_fails(store, key)
+    finally:
+        store.delete([key])
+    if not store.fenced and not allow_unfenced:
+        raise StorageDenied(
+            f"{store.address}: the store lets two writers create the same object, so that two incarnations of a run "
+            "could both write here. Use another store, or checkpoint.allow_unfenced: true if only one ever runs"
+        )
+
+
+def _second_creation_fails(store: Store, key: str) -> bool:
+    try:
+        store.put_if_absent(key, b"first")
+    except StorageDenied:
+        store.put(key, b"plain")  # raises where nothing may be written at all
+        return False
+    try:
+        store.put_if_absent(key, b"second")
+    except AlreadyExists:
+        return True
+    return False
+
+
+def _refuse_after_fork() -> None:
+    pid = os.getpid()
+    if not _runtime_pid:
+        _runtime_pid.append(pid)
+    elif _runtime_pid[0] != pid:
+        raise RuntimeError(
+            f"process {pid} was forked after process {_runtime_pid[0]} had used a store, where obstore hangs; "
+            "start processes with spawn or forkserver"
+        )
+
+
+def _error_number(error: Exception) -> int | None:
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    match = re.search(r"\(os error (\d+)\)|code: (\d+),", str(error))
+    return int(match[1] or match[2]) if match else None
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _child_folders(root: Path, prefix: str) -> list[PrefixInfo]:
+    base = root / prefix
+    if not base.is_dir():
+        return []
+    return [
+        PrefixInfo(f"{prefix}/{child.name}", max(p.stat().st_mtime for p in [child, *child.rglob("*")]))
+        for child in sorted(base.iterdir())
+        if child.is_dir()
+    ]
+
+
+def _ignore_missing(_function: object, _path: str, info: tuple[type[BaseException], BaseException, object]) -> None:
+    if not isinstance(info[1], FileNotFoundError):
+        raise info[1]

@@ -1,0 +1,171 @@
+"""Reading a commit back: every byte is hashed on its way into the tensors, and nothing is trusted before."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import xxhash
+from torch import Tensor
+
+from sam3ft_trainer.store.layout import TensorSpec, check_same_tensors, header_length, parse_header, specs_of
+from sam3ft_trainer.store.objects import NotFound, Store, with_patience
+from sam3ft_trainer.store.records import CommitEntry, FileRecord
+from sam3ft_trainer.store.slab import HASH_PIECE
+
+READ_BYTES = 64 << 20
+"""Neighbouring tensors are read together up to this size; memory beyond the tensors is about this, per reader."""
+_READERS = 4
+STATELESS = frozenset({"index", "export"})
+"""Groups of files that hold no tensors of the state."""
+
+
+class Damaged(Exception):
+    """A file of a commit is missing, has another size or another content."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Reads files of one run.
+
+    Attributes:
+        store: rooted at the run's address.
+        outage_s: how long an unanswered request is repeated, s.
+    """
+
+    store: Store
+    outage_s: float = 900.0
+
+    def check_sizes(self, files: Sequence[FileRecord]) -> None:
+        """Ask the store for every file.
+
+        Raises:
+            Damaged: a file is missing or has another size.
+        """
+        with ThreadPoolExecutor(_READERS) as pool:
+            list(pool.map(self._check_size, files))
+
+    def verify(self, file: FileRecord) -> None:
+        """Read a file and compare its hash.
+
+        Raises:
+            Damaged: missing, shorter, or of another content.
+        """
+        hasher = xxhash.xxh3_128()
+        for start in range(0, file.size, READ_BYTES):
+            _update(hasher, self._range(file, start, min(READ_BYTES, file.size - start)))
+        _compare(hasher, file)
+
+    def load(self, file: FileRecord, targets: Mapping[str, Tensor]) -> tuple[TensorSpec, ...]:
+        """Copy the tensors of a file into `targets`, hashing the same bytes; one repetition if the hash differs.
+
+        Tensors that `targets` lacks or holds in another shape are left out; the caller compares the returned specs.
+
+        Raises:
+            Damaged: missing, shorter, of another content, or no safetensors file. Targets may have been written.
+        """
+        try:
+            return self._load_once(file, targets)
+        except Damaged:
+            return self._load_once(file, targets)  # a fault on the way, unlike one at rest, is gone the second time
+
+    def _load_once(self, file: FileRecord, targets: Mapping[str, Tensor]) -> tuple[TensorSpec, ...]:
+        hasher = xxhash.xxh3_128()
+        head = self._range(file, 0, min(file.size, READ_BYTES))
+        try:
+            wanted = 8 + header_length(head)
+            head = head if len(head) >= wanted else self._range(file, 0, min(file.size, wanted))
+            start, specs = parse_header(head, group=file.group, file_bytes=file.size)
+        except ValueError as error:
+            raise Damaged(f"{file.key}: not the safetensors file that was written ({error})") from error
+        _update(hasher, head[:start])
+        for piece in _pieces(specs):
+            data = self._range(file, start, sum(spec.num_bytes for spec in piece))
+            _update(hasher, data)
+            _copy_out(data, piece, targets)
+            start += len(data)
+        _compare(hasher, file)
+        return specs
+
+    def _check_size(self, file: FileRecord) -> None:
+        try:
+            info = with_patience(lambda: self.store.head(file.key), outage_s=self.outage_s)
+        except NotFound as error:
+            raise Damaged(f"{file.key} is missing") from error
+        if info.size != file.size:
+            raise Damaged(f"{file.key} has {info.size:,} bytes, {file.size:,} were written")
+
+    def _range(self, file: FileRecord, start: int, length: int) -> memoryview:
+        if length == 0:
+            return memoryview(b"")
+        try:
+            data = with_patience(lambda: self.store.get_range(file.key, start, length), outage_s=self.outage_s)
+        except NotFound as error:
+            raise Damaged(f"{file.key} is missing") from error
+        if len(data) != length:
+            raise Damaged(f"{file.key} ends at byte {start + len(data):,}, {file.size:,} were written")
+        return data
+
+
+def load_commit(
+    reader: Reader, commit: CommitEntry, targets: Mapping[str, Tensor], *, groups: frozenset[str] | None = None
+) -> None:
+    """Load the tensors of a commit into allocated ones, verified.
+
+    Args:
+        reader: where from.
+        commit: what.
+        targets: allocated tensors by `group/name`: exactly those of the commit (of the chosen groups).
+        groups: load these alone; None loads the whole state and verifies the other files too.
+
+    Raises:
+        Damaged: a file is missing or changed. Targets may have been written.
+        CheckpointIncompatible: the commit holds other tensors.
+        StorageUnavailable: no answer for the whole budget.
+    """
+    stateful = [f for f in commit.files if f.group not in STATELESS and (groups is None or f.group in groups)]
+    with ThreadPoolExecutor(_READERS) as pool:
+        found = list(pool.map(partial(reader.load, targets=targets), stateful))
+    for file in commit.files:
+        if file.group in STATELESS and groups is None:
+            reader.verify(file)
+    specs = [spec for file_specs in found for spec in file_specs]
+    check_same_tensors(specs, specs_of(targets), where=f"{reader.store.address}, step {commit.meta.step}")
+
+
+def _pieces(specs: Sequence[TensorSpec]) -> Iterator[list[TensorSpec]]:
+    """Yield runs of neighbouring tensors of at most `READ_BYTES`, a larger tensor alone."""
+    piece: list[TensorSpec] = []
+    size = 0
+    for spec in specs:
+        if piece and size + spec.num_bytes > READ_BYTES:
+            yield piece
+            piece, size = [], 0
+        piece.append(spec)
+        size += spec.num_bytes
+    if piece:
+        yield piece
+
+
+def _copy_out(data: memoryview, piece: Sequence[TensorSpec], targets: Mapping[str, Tensor]) -> None:
+    raw = torch.frombuffer(bytearray(data), dtype=torch.uint8) if len(data) else torch.empty(0, dtype=torch.uint8)
+    begin = 0
+    for spec in piece:
+        part = raw[begin : begin + spec.num_bytes]
+        part = part if begin % spec.dtype.itemsize == 0 else part.clone()
+        begin += spec.num_bytes
+        target = targets.get(spec.name)
+        if target is not None and target.dtype == spec.dtype and tuple(target.shape) == spec.shape:
+            with torch.no_grad():
+                target.copy_(part.view(spec.dtype).view(spec.shape))
+
+
+def _update(hasher: "xxhash.xxh3_128", data: memoryview) -> None:
+    for start in range(0, len(data), HASH_PIECE):
+        hasher.update(data[start : start + HASH_PIECE])
+
+
+def _compare(hasher: "xxhash.xxh3_128", file: FileRecord) -> None:
+    if hasher.hexdigest() != file.xxh3_128:
+        raise Damaged(f"{file.key} has hash {hasher.hexdigest()}, {file.xxh3_128} was written")
