@@ -1,8 +1,6 @@
 """Reading COCO, resize, pad, targets and batch assembly equal the upstream trainer's."""
 
 import json
-from collections.abc import Sequence
-from typing import Any
 
 import pytest
 import torch

@@ -10,7 +10,7 @@ from sam3ft_trainer.data.sample import Pair, Sample
 from sam3ft_trainer.tensors import Batch, Targets
 
 
-def collate(samples: Sequence[Sample], *, size: int, masks: bool) -> Batch:
+def collate(samples: Sequence[Sample], *, size: int, masks: bool, pixels_I3SS: Tensor | None = None) -> Batch:
     """Return one micro-batch; pairs in the order of the samples, equal phrases on one text row.
 
     Without samples the batch is a dummy that keeps a rank in lockstep: one black image, no id, no pair, no weight.
@@ -19,13 +19,16 @@ def collate(samples: Sequence[Sample], *, size: int, masks: bool) -> Batch:
         samples: of the images, in order.
         size: S, side of the square in pixels.
         masks: whether the targets carry masks.
+        pixels_I3SS: the memory that the samples' pixels were written into one after another; copied together when None.
     """
     pairs = [pair for sample in samples for pair in sample.pairs]
     text_rows = {phrase: row for row, phrase in enumerate(dict.fromkeys(pair.phrase for pair in pairs))}
     img_idx = [image for image, sample in enumerate(samples) for _ in sample.pairs]
-    pixels = torch.stack([sample.pixels_3SS for sample in samples]) if samples else torch.zeros(1, 3, size, size).byte()
+    if pixels_I3SS is None:
+        stack = [sample.pixels_3SS for sample in samples] or [torch.zeros(3, size, size, dtype=torch.uint8)]
+        pixels_I3SS = torch.stack(stack)
     return Batch(
-        pixels_I3SS=pixels,
+        pixels_I3SS=pixels_I3SS,
         phrases=tuple(text_rows),
         img_idx_B=torch.tensor(img_idx, dtype=torch.int64),
         txt_idx_B=torch.tensor([text_rows[pair.phrase] for pair in pairs], dtype=torch.int64),

@@ -7,12 +7,16 @@ a fork after a store client has been used would hang.
 import os
 import queue
 import threading
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice, tee
 from math import ceil
 from types import TracebackType
 from typing import Self
+
+import torch
+from torch import Tensor
 
 from sam3ft_api.errors import InvalidDataset
 from sam3ft_api.training import TrainingConfig
@@ -23,6 +27,8 @@ from sam3ft_trainer.data.prefetch import OrderedPrefetch
 from sam3ft_trainer.data.report import allowed
 from sam3ft_trainer.data.sample import Sample, evaluation_sample, train_sample
 from sam3ft_trainer.tensors import Batch
+
+_Task = tuple[int, int, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +119,10 @@ class TrainLoader:
         )
         # Both copies are used by the assembler thread alone; the second one runs ahead.
         self._windows, ahead = tee(islice(upcoming, steps))
+        self._buffers: deque[Tensor] = deque()
         self._prefetch = OrderedPrefetch(
             self._load,
-            (
-                ((window.epoch, image_id), expected_bytes(dataset, image_id, config))
-                for window in ahead
-                for image_id in window.share(rank, world_size)
-            ),
+            self._tasks(ahead),
             threads=threads,
             has_room=lambda started: started + self._waiting_bytes < self._limit,
         )
@@ -172,9 +175,22 @@ class TrainLoader:
         """Close."""
         self.close()
 
-    def _load(self, task: tuple[int, int]) -> Sample:
-        epoch, image_id = task
-        return train_sample(self._dataset, image_id, epoch=epoch, config=self._config)
+    def _pieces(self, window: Window) -> tuple[tuple[int, ...], ...]:
+        return window.micro_batches(self._rank, world_size=self._world_size, size=self._micro_batch)
+
+    def _tasks(self, ahead: Iterator[Window]) -> Iterator[tuple[_Task, int]]:
+        """Yield what the threads do; every image is written into its place in the batch, so nothing is copied later."""
+        size = self._config.scratch.resolution
+        for window in ahead:
+            for piece in filter(None, self._pieces(window)):
+                buffer = torch.zeros(len(piece), 3, size, size, dtype=torch.uint8)
+                self._buffers.append(buffer)
+                for image_id, place in zip(piece, buffer, strict=True):
+                    yield (window.epoch, image_id, place), expected_bytes(self._dataset, image_id, self._config)
+
+    def _load(self, task: _Task) -> Sample:
+        epoch, image_id, place = task
+        return train_sample(self._dataset, image_id, epoch=epoch, config=self._config, out_3SS=place)
 
     def _assemble(self) -> None:
         try:
@@ -199,8 +215,7 @@ class TrainLoader:
             return not self._is_closed
 
     def _step(self, window: Window) -> StepBatches:
-        pieces = window.micro_batches(self._rank, world_size=self._world_size, size=self._micro_batch)
-        samples = [[self._prefetch.next() for _ in piece] for piece in pieces]
+        samples = [[self._prefetch.next() for _ in piece] for piece in self._pieces(window)]
         flat = [sample for piece in samples for sample in piece]
         self._count_bad(flat)
         size, masks = self._config.scratch.resolution, self._config.scratch.enable_segmentation
@@ -210,7 +225,10 @@ class TrainLoader:
             cursor=window.cursor,
             cursor_after=window.cursor_after,
             image_ids=window.image_ids,
-            micro_batches=tuple(collate(piece, size=size, masks=masks) for piece in samples),
+            micro_batches=tuple(
+                collate(piece, size=size, masks=masks, pixels_I3SS=self._buffers.popleft() if piece else None)
+                for piece in samples
+            ),
             quarantined=tuple((sample.image_id, str(sample.bad)) for sample in flat if sample.bad is not None),
             dropped_small=sum(sample.dropped_small for sample in flat),
             dropped_crowded=sum(sample.dropped_crowded for sample in flat),

@@ -1,5 +1,6 @@
 """One image with its pairs, transformed: what a loader thread makes."""
 
+import threading
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from sam3ft_api.training import TrainingConfig
 from sam3ft_trainer.data.augment import draw_plan
 from sam3ft_trainer.data.dataset import CocoDataset
-from sam3ft_trainer.data.decode import BadImage, DecodedImage, decode_image
+from sam3ft_trainer.data.decode import BadImage, DecodedImage, Scratch, decode_image
 from sam3ft_trainer.data.index import CocoIndex, Ints
 from sam3ft_trainer.data.phrases import Question
 from sam3ft_trainer.data.seeds import Draws
@@ -26,6 +27,8 @@ from sam3ft_trainer.data.transforms import (
     plain_plan,
     scaled_areas,
 )
+
+_THREAD = threading.local()
 
 
 class Pair(NamedTuple):
@@ -75,17 +78,26 @@ class Sample:
         return self.pixels_3SS.numel() + masks
 
 
-def train_sample(dataset: CocoDataset, image_id: int, *, epoch: int, config: TrainingConfig) -> Sample:
+def train_sample(
+    dataset: CocoDataset, image_id: int, *, epoch: int, config: TrainingConfig, out_3SS: Tensor | None = None
+) -> Sample:
     """Return one image as it is trained on in one epoch; a function of its arguments alone.
 
     An image that cannot be decoded comes back black and without pairs, so it keeps its place and weighs nothing.
+
+    Args:
+        dataset: train.
+        image_id: of the split.
+        epoch: counted from 0.
+        config: seed, resolution, task, augmentation, bounds.
+        out_3SS: zeroed memory for the pixels, for instance a place in a batch; allocated when None.
     """
     row = dataset.index.row_of_image(image_id)
     height, width = dataset.size_hw(image_id)
     size = config.scratch.resolution
     image = _decode(dataset, image_id)
     if isinstance(image, BadImage):
-        return quarantined(image_id, size=size, bad=image)
+        return quarantined(image_id, size=size, bad=image, out_3SS=out_3SS)
     draws = Draws(config.scratch.seed_value, epoch, image_id)
     plan = draw_plan(config.augment, draws, size=size, height=height, width=width)
     pairs: list[Pair] = []
@@ -101,27 +113,29 @@ def train_sample(dataset: CocoDataset, image_id: int, *, epoch: int, config: Tra
             crowded += count
         elif count or (pair.exhaustive and config.data.negatives):
             pairs.append(pair)
-    return Sample(image_id, place_image(image.rgb_HW3, plan), tuple(pairs), small, crowded)
+    return Sample(image_id, place_image(image.rgb_HW3, plan, out_3SS=out_3SS), tuple(pairs), small, crowded)
 
 
-def evaluation_sample(dataset: CocoDataset, image_id: int, *, config: TrainingConfig) -> Sample:
+def evaluation_sample(
+    dataset: CocoDataset, image_id: int, *, config: TrainingConfig, out_3SS: Tensor | None = None
+) -> Sample:
     """Return one image as it is scored: resized, all categories asked, no object dropped, no mask decoded.
 
-    Ground truth for the metrics stays in original pixels, see `data.ground_truth`.
+    Ground truth for the metrics stays in original pixels (`evaluate.read`).
     """
     size = config.scratch.resolution
     row = dataset.index.row_of_image(image_id)
     height, width = dataset.size_hw(image_id)
     image = _decode(dataset, image_id)
     if isinstance(image, BadImage):
-        return quarantined(image_id, size=size, bad=image)
+        return quarantined(image_id, size=size, bad=image, out_3SS=out_3SS)
     plan = plain_plan(size, height=height, width=width)
     usable = dataset.index.is_usable
     pairs = [
         place_question(dataset.index, question._replace(rows=question.rows[usable[question.rows]]), plan, masks=False)
         for question in dataset.book.evaluation_questions(dataset.index, row)
     ]
-    return Sample(image_id, place_image(image.rgb_HW3, plan), tuple(pairs))
+    return Sample(image_id, place_image(image.rgb_HW3, plan, out_3SS=out_3SS), tuple(pairs))
 
 
 def place_question(index: CocoIndex, question: Question, plan: Plan, *, masks: bool) -> Pair:
@@ -139,16 +153,26 @@ def filtered_question(index: CocoIndex, question: Question, plan: Plan, *, min_a
     return question._replace(rows=question.rows[(scaled >= min_area) & (scaled > 0)])
 
 
-def quarantined(image_id: int, *, size: int, bad: BadImage) -> Sample:
-    """Return the stand-in of an image that cannot be read."""
-    return Sample(image_id, torch.zeros(3, size, size, dtype=torch.uint8), (), bad=bad)
+def quarantined(image_id: int, *, size: int, bad: BadImage, out_3SS: Tensor | None = None) -> Sample:
+    """Return the stand-in of an image that cannot be read: black, without pairs."""
+    pixels = torch.zeros(3, size, size, dtype=torch.uint8) if out_3SS is None else out_3SS
+    return Sample(image_id, pixels, (), bad=bad)
 
 
 def _decode(dataset: CocoDataset, image_id: int) -> DecodedImage | BadImage:
     try:
-        return decode_image(dataset.read_image(image_id), size_hw=dataset.size_hw(image_id))
+        return decode_image(
+            dataset.read_image(image_id), size_hw=dataset.size_hw(image_id), scratch=_scratch_of_thread()
+        )
     except BadImage as error:
         return error
+
+
+def _scratch_of_thread() -> Scratch:
+    if not hasattr(_THREAD, "scratch"):
+        _THREAD.scratch = Scratch()
+    scratch: Scratch = _THREAD.scratch
+    return scratch
 
 
 def _clamped(index: CocoIndex, rows: Ints) -> tuple[Floats, Floats]:

@@ -117,19 +117,26 @@ def place_boxes(boxes_N4: Floats, plan: Plan) -> Floats:
     return (placed / np.float32(plan.size)).astype(np.float32)
 
 
-def place_image(rgb_HW3: Bytes, plan: Plan) -> Tensor:
-    """Return the pixels of the result, uint8 [3, S, S], zero in the padding."""
+def place_image(rgb_HW3: Bytes, plan: Plan, *, out_3SS: Tensor | None = None) -> Tensor:
+    """Return the pixels of the result, uint8 [3, S, S], zero in the padding.
+
+    Args:
+        rgb_HW3: the original image.
+        plan: what to do.
+        out_3SS: contiguous memory to write to, all zero; allocated when None.
+    """
     x1, y1, x2, y2 = plan.crop_xyxy
-    pixels = torch.from_numpy(rgb_HW3[y1:y2, x1:x2]).permute(2, 0, 1)
-    if pixels.shape[1:] != (plan.side, plan.side):
-        pixels = F.interpolate(pixels[None], size=(plan.side, plan.side), mode="bilinear", antialias=True)[0]
-    pixels = _turn(pixels, plan)
+    # Batch axis first, then permute: only so torch sees packed RGB, and its kernel for that takes half the time.
+    packed = torch.from_numpy(np.ascontiguousarray(rgb_HW3[y1:y2, x1:x2]))[None].permute(0, 3, 1, 2)
+    if packed.shape[2:] != (plan.side, plan.side):
+        packed = F.interpolate(packed, size=(plan.side, plan.side), mode="bilinear", antialias=True)
+    pixels = _turn(packed[0], plan)
     if plan.color is not None:
         pixels = adjust_color(pixels, *plan.color)
-    if plan.side == plan.size:
-        return pixels.contiguous()
-    result = torch.zeros(3, plan.size, plan.size, dtype=torch.uint8)
-    result[:, plan.top : plan.top + plan.side, plan.left : plan.left + plan.side] = pixels
+    result = torch.zeros(3, plan.size, plan.size, dtype=torch.uint8) if out_3SS is None else out_3SS
+    # numpy separates packed channels twice as fast as Tensor.copy_.
+    inner = result.numpy()[:, plan.top : plan.top + plan.side, plan.left : plan.left + plan.side]
+    np.copyto(inner, pixels.numpy())
     return result
 
 
