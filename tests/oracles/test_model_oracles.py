@@ -1,6 +1,7 @@
 """The composed training forward against outputs of the public upstream model."""
 
-from pathlib import Path
+import json
+from typing import Any
 
 import pytest
 import torch
@@ -10,21 +11,29 @@ from torch import Tensor
 from transformers import Sam3Config, Sam3Model
 
 from sam3ft_api.training import ModelConfig
+from sam3ft_trainer.model.fusion import fuse
 from sam3ft_trainer.model.prompt import Prompt
 from sam3ft_trainer.model.training import TrainingModel
 from sam3ft_trainer.tensors import Predictions
 
-NO_DROPOUT = ModelConfig(dropout=0.0, attention_dropout=0.0, drop_path=0.0)
 TOLERANCE = 1e-5
 
 
-def build(config_file: Path, weights_file: Path, override: dict[str, Tensor] | None = None) -> TrainingModel:
-    import json
-
-    config = Sam3Config.from_dict(json.loads(config_file.read_text()))
+def build(case: OracleCase, override: dict[str, Tensor] | None = None) -> TrainingModel:
+    """The model of a case, with the settings that its JSON names."""
+    settings: dict[str, Any] = case.settings["settings"]
+    config = Sam3Config.from_dict(json.loads(case.neighbour(case.settings["config_file"]).read_text()))
+    config.vision_config.backbone_config.layer_norm_eps = settings["vit_layer_norm_eps"]
     sam3 = Sam3Model(config)
-    sam3.load_state_dict(load_file(weights_file) | (override or {}), strict=True)
-    return TrainingModel(sam3, NO_DROPOUT).train()
+    weights = load_file(case.neighbour(case.settings["weights_file"]))
+    sam3.load_state_dict(weights | (override or {}), strict=True)
+    model_config = ModelConfig(
+        geometry_cls=settings["geometry_cls_token"],
+        dropout=settings["dropout"],
+        attention_dropout=settings["dropout"],
+        drop_path=settings["drop_path"],
+    )
+    return TrainingModel(sam3, model_config).train(settings["training_mode"])
 
 
 def run(model: TrainingModel, tensors: dict[str, Tensor], *, o2m: bool, masks: bool) -> Predictions:
@@ -39,8 +48,8 @@ def run(model: TrainingModel, tensors: dict[str, Tensor], *, o2m: bool, masks: b
     )
 
 
-def named_outputs(found: Predictions) -> dict[str, Tensor | None]:
-    return {
+def named_outputs(found: Predictions) -> dict[str, Tensor]:
+    outputs = {
         "pred_logits": found.logits_LBQ,
         "pred_boxes": found.boxes_LBQ4,
         "presence_logits": found.presence_LB,
@@ -50,50 +59,56 @@ def named_outputs(found: Predictions) -> dict[str, Tensor | None]:
         "pred_masks_o2m": found.masks_o2m_BQhw,
         "semantic_seg": found.semantic_B1hw,
     }
+    return {name: value for name, value in outputs.items() if value is not None}
 
 
-def is_forward(case: OracleCase) -> bool:
-    return case.settings["kind"] == "model_forward"
-
-
-@pytest.mark.oracle_cases("model_forward_*")
+@pytest.mark.oracle_cases("model_forward_*", kind="model_forward")
 def test_training_forward_equals_upstream(case: OracleCase) -> None:
-    if not is_forward(case):
-        assert case.settings["kind"] == "model_forward_presence"  # its own test below
-        return
-    model = build(case.neighbour(case.settings["config_file"]), case.neighbour(case.settings["weights_file"]))
     expected = case.starting_with("out.")
-    settings = case.settings["settings"]
-    assert settings["geometry_cls_token"]
+    model = build(case)
 
-    actual = named_outputs(run(model, case.tensors, o2m=settings["dac"], masks="semantic_seg" in expected))
+    actual = named_outputs(
+        run(model, case.tensors, o2m=case.settings["settings"]["dac"], masks="semantic_seg" in expected)
+    )
 
-    assert set(expected) == {name for name, value in actual.items() if value is not None}
+    assert set(expected) == set(actual)
     for name, value in expected.items():
         torch.testing.assert_close(actual[name], value, rtol=0, atol=TOLERANCE, msg=lambda m, n=name: f"{n}: {m}")
 
 
-@pytest.mark.oracle_cases("model_forward_*")
+@pytest.mark.oracle_cases("model_forward_*", kind="model_forward")
 def test_intermediate_features_equal_upstream(case: OracleCase) -> None:
-    if not is_forward(case):
-        return
-    model = build(case.neighbour(case.settings["config_file"]), case.neighbour(case.settings["weights_file"]))
-    middle, tensors = case.starting_with("mid."), case.tensors
+    model, tensors = build(case), case.tensors
     img_idx, txt_idx = tensors["in.img_idx"], tensors["in.txt_idx"]
-    from sam3ft_trainer.model.fusion import fuse
 
     images = model.encode_images(tensors["in.pixel_values"], masks=False)
     text = model.encode_text(tensors["in.input_ids"], tensors["in.attention_mask"])
-    assert images.geometry_I1d is not None
-    prompt = Prompt(text.features_TKd[txt_idx], text.valid_TK[txt_idx]).with_token(images.geometry_I1d[img_idx])
+    actual = {"fpn_level2": images.levels[-1], "text_features": text.features_TKd * text.valid_TK.unsqueeze(-1)}
+    prompt = Prompt(text.features_TKd[txt_idx], text.valid_TK[txt_idx])
+    if images.geometry_I1d is not None:
+        actual["geometry_token"] = images.geometry_I1d[img_idx]
+        prompt = prompt.with_token(actual["geometry_token"])
     tokens = images.levels[-1][img_idx].flatten(2).transpose(1, 2)
-    fused = fuse(model.sam3.detr_encoder, tokens, images.position_1Kd, prompt, model._rates, model.checkpointing)
-    actual = {
-        "fpn_level2": images.levels[-1],
-        "text_features": text.features_TKd * text.valid_TK.unsqueeze(-1),
-        "geometry_token": images.geometry_I1d[img_idx],
-        "encoder_output": fused,
-    }
+    actual["encoder_output"] = fuse(
+        model.sam3.detr_encoder, tokens, images.position_1Kd, prompt, model.regularization, model.checkpointing
+    )
 
-    for name, value in middle.items():
+    for name, value in case.starting_with("mid.").items():
         torch.testing.assert_close(actual[name].reshape(value.shape), value, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.oracle_cases("model_forward_*", kind="model_forward_presence")
+def test_presence_logits_beyond_ten_keep_value_and_gradient(case: OracleCase) -> None:
+    base = OracleCase(case.neighbour(f"{case.settings['base_case']}.json"))
+    model = build(base, case.starting_with("override."))
+    expected = case.tensors["out.presence_logits"]
+
+    actual = run(model, base.tensors, o2m=base.settings["settings"]["dac"], masks=False).presence_LB
+    (case.tensors["weighting"] * actual).sum().backward()
+
+    assert expected.abs().max() > 10
+    torch.testing.assert_close(actual, expected, rtol=0, atol=TOLERANCE * float(expected.abs().max()))
+    parameters = dict(model.sam3.named_parameters())
+    for name, gradient in case.starting_with("grad.").items():
+        found = parameters[name].grad
+        torch.testing.assert_close(found, gradient, rtol=0, atol=TOLERANCE * float(gradient.abs().max()))
