@@ -15,11 +15,19 @@ def logs(
     lines: Annotated[
         int, typer.Option("--lines", "-n", min=0, max=100_000, help="Lines to begin with, per file.")
     ] = 50,
+    rank: Annotated[
+        int | None,
+        typer.Option(
+            "--rank", min=0, help="Only this worker. Default: supervisor, launcher and rank 0.", show_default=False
+        ),
+    ] = None,
     output: OutputOption = OutputFormat.TEXT,
 ) -> None:
-    """Show the logs of a run: supervisor, launcher and every worker; a header names the file when it changes."""
+    """Show what a run has said, over all its attempts."""
     folder, record = locate(run)
-    for line in backend_of(folder).logs(handle_of(folder, record), lines=lines, follow=follow):
+    backend, handle = backend_of(folder), handle_of(folder, record)
+    shown = backend.logs(handle, lines=lines, follow=follow, rank=rank)
+    for line in shown:
         if output is OutputFormat.JSON:
             emit(event="log", line=line)
         else:

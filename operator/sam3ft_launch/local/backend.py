@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from sam3ft_api.errors import Fenced, Sam3ftError
+from sam3ft_api.errors import Fenced, Sam3ftError, StorageDenied
 from sam3ft_api.exit_codes import ExitCode
 from sam3ft_api.plan import JobPlan
 from sam3ft_launch.backend import Capabilities, Handle, Observed, RunState, TransientError, Unsupported
@@ -162,28 +162,37 @@ class LocalBackend:
     def delete(self, handle: Handle) -> None:
         """Kill what runs and remove everything but checkpoints and model."""
         record = self._own_record(handle)
+        if record is not None:
+            send_signal(record.supervisor, signal.SIGKILL)
+            if own_child := self._supervisors.pop(record.supervisor.pid, None):
+                own_child.wait(_KILL_S)
+        self._supervisors = {pid: process for pid, process in self._supervisors.items() if process.poll() is None}
         if record is None:
             return
-        send_signal(record.supervisor, signal.SIGKILL)
-        if own_child := self._supervisors.pop(record.supervisor.pid, None):
-            own_child.wait(_KILL_S)
         folder = RunDir(Path(handle.location))
         with folder.driving(wait_s=_KILL_S):
             folder.remove_state()
 
-    def logs(self, handle: Handle, *, lines: int, follow: bool = False) -> Iterator[str]:
-        """Yield lines of the run's log, which holds every attempt."""
-        path = RunDir(Path(handle.location)).log
+    def logs(self, handle: Handle, *, lines: int, follow: bool = False, rank: int | None = None) -> Iterator[str]:
+        """Yield lines of the run's log, which holds every attempt.
+
+        Args:
+            handle: the run.
+            lines: how many to begin with.
+            follow: go on until the run ends.
+            rank: the log of this worker instead of the run's, which has supervisor, launcher and rank 0.
+        """
+        folder = RunDir(Path(handle.location))
+        path = folder.log if rank is None else folder.worker_logs / f"rank-{rank}.log"
         if not follow:
             return iter(last_lines(path, lines=lines))
         return follow_lines(path, lines=lines, is_over=lambda: self.observe(handle).state.is_terminal)
 
     def _own_record(self, handle: Handle) -> RunRecord | None:
-        path = RunDir(Path(handle.location)).record
         try:
-            record = read_record(path)
-        except (OSError, ValueError) as error:
-            raise TransientError(f"{path} cannot be read: {error}") from error
+            record = read_record(RunDir(Path(handle.location)).record)
+        except StorageDenied as error:
+            raise TransientError(str(error)) from error
         if record is None or (record.uid, record.attempt) != (handle.uid, handle.attempt):
             return None
         return record
@@ -219,9 +228,13 @@ class LocalBackend:
         while time.monotonic() < give_up_at_s:
             if (code := process.poll()) is not None:
                 return code
-            if self._is_submitted(folder, submission):
+            record = read_record(folder.record) if self._is_submitted(folder, submission) else None
+            if record is None:
+                time.sleep(_POLL_S)
+            elif record.supervisor.pid == process.pid:
                 return None
-            time.sleep(_POLL_S)
+            else:
+                return process.wait(_START_S)  # another submission of the same attempt came first
         raise TransientError(f"the supervisor did not begin within {_START_S:.0f} s; this machine may be overloaded")
 
 

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-_POLL_S = 0.2
+_POLL_S = 0.1
 _TAIL_BYTES_PER_LINE = 2048
 """Longest line that counts fully; longer ones make `last_lines` return fewer."""
 

@@ -4,8 +4,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from sam3ft_api.errors import StorageDenied
 from sam3ft_launch.local.atomic import write_text
 from sam3ft_launch.local.process import ProcessIdentity, is_alive
 
@@ -82,13 +83,19 @@ def read_record(path: Path) -> RunRecord | None:
     """Return the record, None when there is none.
 
     Raises:
-        OSError: the file exists and cannot be read.
-        ValueError: it is not a record of this version.
+        StorageDenied: the file exists and cannot be read, or is not a record of this version.
     """
     try:
         return RunRecord.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise StorageDenied(f"{path} cannot be read: {error.strerror}; check its permissions") from error
+    except ValidationError as error:
+        raise StorageDenied(
+            f"{path} cannot be read: it is no record of this version of sam3ft ({error.error_count()} problems); "
+            "name another folder with --run-dir, or remove the file to start anew from the checkpoints"
+        ) from error
 
 
 def write_record(path: Path, record: RunRecord) -> None:

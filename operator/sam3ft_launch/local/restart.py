@@ -58,6 +58,9 @@ def decide_restart(ends: Sequence[LauncherEnd], *, budget: RestartBudget, stop_r
     """
     last = ends[-1]
     rule = rule_for(last.code)
+    if stop_requested and last.code == ExitCode.TERMINATED and not last.has_last_word:
+        # A launcher handles the request from its first moments on; only one that had started no worker dies of it.
+        return EndRun(ExitCode.INTERRUPTED, "Asked to stop before training began; nothing was lost.")
     if stop_requested or not rule.retry:
         return EndRun(last.code, rule.advice)
     if last.has_last_word and last.code in _BUDGET_SPENT_INSIDE:

@@ -14,7 +14,7 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +75,7 @@ class RunDir:
 
     @property
     def log(self) -> Path:
-        """Output of supervisor and launcher of every attempt, appended."""
+        """Output of supervisor, launcher and rank 0 of every attempt, appended."""
         return self.work / "run.log"
 
     @property
@@ -136,7 +136,7 @@ class RunDir:
             return  # checkpoints, a model or the user's own files are in it
 
     @contextmanager
-    def driving(self, *, wait_s: float = 0.0) -> Iterator[int]:
+    def driving(self, *, wait_s: float = 0.0, is_hopeless: Callable[[], bool] = lambda: False) -> Iterator[int]:
         """Hold the right to drive this folder; yields the lock's descriptor, to be inherited by the launcher.
 
         The kernel frees the lock with the last process that holds the descriptor, so no crash leaves it behind, and a
@@ -144,20 +144,21 @@ class RunDir:
 
         Args:
             wait_s: how long to wait for a present holder to go, seconds.
+            is_hopeless: asked while waiting; True ends the wait, because the holder will stay.
 
         Raises:
             Fenced: another process drives the folder.
         """
-        descriptor = self._lock_within(wait_s)
+        descriptor = self._lock_within(wait_s, is_hopeless)
         try:
             yield descriptor
         finally:
             os.close(descriptor)
 
-    def _lock_within(self, wait_s: float) -> int:
+    def _lock_within(self, wait_s: float, is_hopeless: Callable[[], bool]) -> int:
         give_up_at = time.monotonic() + wait_s
         while (descriptor := self._try_lock()) is None:
-            if time.monotonic() >= give_up_at:
+            if time.monotonic() >= give_up_at or is_hopeless():
                 raise Fenced(
                     f"run folder {self.root} is driven by another process; follow it with `sam3ft logs -f {self.root}`,"
                     f" stop it with `sam3ft cancel {self.root}`, or name another folder with --run-dir"

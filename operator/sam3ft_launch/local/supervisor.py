@@ -15,15 +15,16 @@ from datetime import UTC, datetime
 from types import FrameType
 from typing import IO, Any
 
-from sam3ft_api.errors import Sam3ftError
+from sam3ft_api.errors import Fenced, Sam3ftError
 from sam3ft_api.exit_codes import ExitCode, rule_for
 from sam3ft_api.termination import Termination
 from sam3ft_launch.local.atomic import write_text
 from sam3ft_launch.local.children import Coordinator, Launcher
 from sam3ft_launch.local.last_word import read_commit_step, read_last_word
 from sam3ft_launch.local.process import own_identity
-from sam3ft_launch.local.record import PastEnd, Phase, RunRecord, write_record
+from sam3ft_launch.local.record import PastEnd, Phase, RunRecord, read_record, write_record
 from sam3ft_launch.local.restart import EndRun, LauncherEnd, decide_restart
+from sam3ft_launch.local.rundir import RunDir
 from sam3ft_launch.local.stop import read_stop_request
 from sam3ft_launch.local.submission import LocalSubmission
 
@@ -70,6 +71,7 @@ class Supervisor:
         """Run to the end, leave it in the record, and return the exit code of the attempt."""
         for number in _STOP_SIGNALS:
             signal.signal(number, self._on_stop_signal)
+        self._folder.progress.unlink(missing_ok=True)  # an earlier attempt's would be taken for this one's
         self._write()
         try:
             outcome = self._drive()
@@ -169,13 +171,30 @@ def main() -> int:
     folder = submission.folder
     try:
         folder.create()
-        with folder.driving(wait_s=_LOCK_WAIT_S) as lock, folder.log.open("ab", buffering=0) as log:
+        # A holder that lives stays; one that was just killed frees the lock with the last of its processes.
+        with (
+            folder.driving(wait_s=_LOCK_WAIT_S, is_hopeless=lambda: _is_live(folder)) as lock,
+            folder.log.open("ab", buffering=0) as log,
+        ):
+            _refuse_if_submitted(submission)
             write_text(folder.config, submission.config_json)
             write_text(folder.finetune, submission.finetune_yaml)
             return _run_logged(Supervisor(submission, lock=lock, log=log), log)
     except Sam3ftError as error:
         sys.stderr.write(f"{error}\n")
         return error.code
+
+
+def _is_live(folder: RunDir) -> bool:
+    record = read_record(folder.record)
+    return record is not None and record.is_live
+
+
+def _refuse_if_submitted(submission: LocalSubmission) -> None:
+    """Look again under the lock: another submission of the same attempt may have come first, and even have ended."""
+    record = read_record(submission.folder.record)
+    if record is not None and record.attempt >= submission.attempt:
+        raise Fenced(f"attempt {record.attempt} of {record.name!r} was submitted by another process at the same time")
 
 
 def _run_logged(supervisor: Supervisor, log: IO[bytes]) -> int:

@@ -1,0 +1,21 @@
+"""Answers every verb with its words and the config it was given; FAKE_CODE makes `check` refuse with that code."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+verb, *words = sys.argv[1:]
+wants_json = words[-2:] == ["-o", "json"]
+code = int(os.environ.get("FAKE_CODE", "0")) if verb == "check" else 0
+if code:
+    print("error: image 7.jpg is missing; add it or remove its annotations", file=sys.stderr)
+    if wants_json:
+        print(json.dumps({"code": code, "reason": "Reason", "message": "image 7.jpg is missing"}))
+    sys.exit(code)
+document = {"verb": verb, "words": words}
+if "--config" in words:
+    document["config"] = json.loads(Path(words[words.index("--config") + 1]).read_text())
+if verb == "compose":
+    document = {"scratch": {"train_batch_size": 2}, "identity": {"name": "composed"}, "data": {"uri": words[0]}}
+print(json.dumps(document) if wants_json else f"trainer {verb} says hello: {' '.join(words)}")

@@ -1,0 +1,85 @@
+"""The verbs that ask the trainer, and the process edge."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from cli_bench import Cli, json_lines
+
+from sam3ft_api.exit_codes import ExitCode
+
+
+def test_plan_shows_the_trainers_account_and_the_processes(cli: Cli):
+    ended = cli("plan", "cells.yaml", "--nproc", "2")
+
+    assert 0 == ended.returncode
+    assert "trainer plan says hello" in ended.stdout
+    assert "-m sam3ft_trainer.run.launcher" in ended.stdout
+    assert "--nproc 2" in ended.stdout
+    assert not (cli.folder / "runs").exists()
+
+
+def test_plan_is_one_json_document_for_machines(cli: Cli):
+    (document,) = json_lines(cli("plan", "cells.yaml", "-o", "json").stdout)
+
+    assert "plan" == document["trainer"]["verb"]
+    assert "cells" == document["plan"]["name"]
+    assert document["plan"]["config"] == document["trainer"]["config"]
+
+
+@pytest.mark.parametrize("verb", ["eval", "export"])
+def test_words_of_the_trainer_are_handed_over(cli: Cli, verb: str):
+    cli("run", "cells.yaml")
+
+    ended = cli(verb, "cells", "--split", "test", "-o", "json")
+
+    (document,) = json_lines(ended.stdout)
+    config = str(cli.folder / "runs/cells/config.json")
+    assert (verb, ["--config", config, "--split", "test", "-o", "json"]) == (document["verb"], document["words"])
+
+
+def test_model_fetch_is_the_trainers(cli: Cli):
+    ended = cli("model", "fetch", "hf://facebook/sam3", "weights")
+
+    assert "trainer fetch says hello: hf://facebook/sam3 weights -o text" in ended.stdout
+
+
+def test_train_runs_what_hydra_composes(cli: Cli):
+    ended = cli("train", "data.uri=blood", "--run-dir", "r")
+
+    assert 0 == ended.returncode
+    assert "composed is complete" in ended.stdout
+    config = json.loads((cli.folder / "r/config.json").read_text())
+    assert "composed" == config["identity"]["name"]
+
+
+def test_doctor_names_what_is_missing(cli: Cli):
+    ended = cli("doctor", "-o", "json")
+
+    (facts,) = json_lines(ended.stdout)
+    assert ExitCode.INVALID_CONFIG == ended.returncode
+    assert any("the trainer cannot be started" in problem for problem in facts["problems"])
+    assert {"python", "cores", "memory_free_bytes", "disk_free_bytes", "device_nodes"} <= set(facts)
+
+
+def test_version_is_said_in_both_forms(cli: Cli):
+    text, document = cli("version").stdout, json_lines(cli("version", "-o", "json").stdout)[0]
+
+    assert f"sam3ft {document['sam3ft']} (Python {document['python']})\n" == text
+
+
+def test_without_the_trainers_libraries_the_message_says_what_to_install(cli: Cli, tmp_path: Path):
+    hide = tmp_path / "hide"
+    hide.mkdir()
+    (hide / "sitecustomize.py").write_text(
+        "import importlib.util as util\n"
+        "find = util.find_spec\n"
+        "util.find_spec = lambda name, package=None: None if name == 'torch' else find(name, package)\n"
+    )
+    cli.environment["PYTHONPATH"] = os.pathsep.join([str(hide), cli.environment["PYTHONPATH"]])
+
+    ended = cli("run", "cells.yaml")
+
+    assert ExitCode.INVALID_CONFIG == ended.returncode
+    assert "pip install 'sam3ft[trainer]'" in ended.stderr
