@@ -109,5 +109,5 @@ def outline(rle: Rle | None, size_hw: tuple[int, int]) -> str:
 
 def _path(points_K2: NDArray[np.float64]) -> str:
     """One closed line; every second point of a long one is enough at this size."""
-    step = 2 if len(points_K2) > 40 else 1  # noqa: PLR2004 - a matter of looks
+    step = 2 if len(points_K2) > 40 else 1
     return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points_K2[:-1:step]) + "Z"
