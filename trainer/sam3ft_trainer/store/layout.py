@@ -258,7 +258,7 @@ def _header_rows(text: bytes) -> list[tuple[tuple[int, int], str, torch.dtype, t
         header = json.loads(text)
         return sorted(
             (
-                ((begin, end), name, _DTYPE_OF[row["dtype"]], tuple(row["shape"]))
+                ((int(begin), int(end)), name, _DTYPE_OF[row["dtype"]], tuple(int(size) for size in row["shape"]))
                 for name, row in header.items()
                 if name != "__metadata__"
                 for begin, end in [row["data_offsets"]]

@@ -117,10 +117,11 @@ class CommitLog:
                 raise RuntimeError("claim() comes before append()")
             nonce = uuid.uuid4().hex
             for _ in range(_MAX_RACES):
+                self._raise_if_fenced(self._history)  # before the number is chosen: reading may have passed the fence
                 entry = build(self._head(self._claim.gen, nonce))
                 if self._created(entry):
                     return entry
-                self._raise_if_fenced(self._read())
+                self._read()
         raise StorageUnavailable(f"{self.store.address}: the log grows faster than it can be appended to")
 
     def _raise_if_fenced(self, history: History) -> None:

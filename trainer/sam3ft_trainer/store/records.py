@@ -185,7 +185,7 @@ def differing_settings(there: dict[str, Any], here: dict[str, Any], *, limit: in
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict) or not value:
+    if not isinstance(value, dict) or (prefix and not value):
         return {prefix: value}
     return {
         name: leaf
