@@ -165,6 +165,9 @@ _AMBIGUOUS = frozenset(("y", "n", "yes", "no", "on", "off", "true", "false", "nu
 class _Representer(SafeRepresenter):
     """Writes what YAML 1.1 and 1.2 read alike: floats with a point, words that one of them takes for others quoted."""
 
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - one value, written out wherever it stands
+        return True
+
     def represent_float(self, data: float) -> ScalarNode:
         text = repr(data)
         if "e" in text and "." not in text.split("e", maxsplit=1)[0]:

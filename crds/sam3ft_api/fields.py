@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, Strict, StringConstraints
 
+from sam3ft_api import limits
+
 FREE_TEXT = r"^([^$\x00-\x1f\x7f]|[$]+[^${\x00-\x1f\x7f])*[$]*$"
 """Any text without control characters and without `${`."""
 FOLDER = r"[^\x00-\x1f\x7f$:]+"
@@ -75,6 +77,15 @@ ExactWhole = Annotated[int, Strict()]
 """An integer that a validation rule of the API server reads, which knows no 20.0 there."""
 Number = Annotated[float, Strict()]
 """A finite number; an integer counts, a string or a boolean does not."""
+Share = Annotated[Number, Field(ge=0, le=1)]
+"""A probability or a fraction."""
+Positive = Annotated[Number, Field(gt=0, le=1e9)]
+Weight = Annotated[Number, Field(ge=0, le=1e6)]
+"""Factor of a term in a sum."""
+Rate = Annotated[Number, Field(gt=0, le=1)]
+"""A learning rate."""
+Steps = Annotated[Whole, Field(ge=0, le=limits.MAX_STEP)]
+"""A number of optimizer steps."""
 
 FreeText = Annotated[str, StringConstraints(pattern=FREE_TEXT)]
 Phrase = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=FREE_TEXT)]
@@ -115,3 +126,10 @@ Quantity = Annotated[
 """An amount as Kubernetes writes it: 8, "500m", 64Gi."""
 
 BackendName = Literal["local", "kubernetes", "slurm"]
+
+Task = Literal["detection", "segmentation"]
+Part = Literal["vision", "text", "neck", "geometry", "encoder", "decoder", "mask"]
+"""Names of the model's parts, for freezing and activation checkpointing. `neck` is the vision encoder's FPN."""
+Precision = Literal["bf16", "fp16", "fp32"]
+Metric = Literal["bbox_AP", "bbox_AP50", "segm_AP", "segm_AP50", "cgF1"]
+"""Values that can select a checkpoint."""

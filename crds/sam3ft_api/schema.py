@@ -94,8 +94,10 @@ def _convert_object(node: Schema, result: Schema, root: Schema, where: str) -> N
             name: _convert(child, root, f"{where}.{name}") for name, child in node["properties"].items()
         }
         if result.get("default") is not None:
-            # Fields of the group have their own defaults; an empty group is all that the parent has to supply.
-            result["default"] = {}
+            # The API server fills in the group's own defaults, but checks this value against the rules before it does.
+            filled = {name: child["default"] for name, child in result["properties"].items() if "default" in child}
+            rules = " ".join(rule["rule"] for rule in result.get("x-kubernetes-validations", ()))
+            result["default"] = {name: value for name, value in filled.items() if f"self.{name}" in rules}
         return
     if result.get("x-kubernetes-preserve-unknown-fields"):
         return

@@ -1,7 +1,8 @@
-"""The base of every group of fields in the resource, and rules that pydantic and the API server share.
+"""The bases of every group of fields, and the rules that pydantic and the API server share.
 
-A group refuses unknown keys, takes `camelCase` names through one generator, and treats null like an absent key, as
-the API server does. A `Rule` states one condition over several fields twice, in CEL and in Python, side by side.
+A group refuses unknown keys. In the resource it also takes `camelCase` names through one generator, and treats null
+like an absent key, as the API server does. A `Rule` states one condition over several fields twice, in CEL and in
+Python, side by side.
 """
 
 from collections.abc import Callable
@@ -33,6 +34,14 @@ class Rule:
 def cel_rules(rules: tuple[Rule, ...]) -> list[JsonValue]:
     """Return the rules as a structural schema carries them."""
     return [{"rule": rule.cel, "message": rule.message} for rule in rules]
+
+
+class Section(BaseModel):
+    """A closed group of the config document's settings: unknown keys are errors, and nothing changes after validation."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=(), use_attribute_docstrings=True
+    )
 
 
 class SpecSection(BaseModel):

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, ConfigDict, Field
 
 from sam3ft_api import limits
-from sam3ft_api.fields import DnsLabel, Flag, Whole
+from sam3ft_api.fields import DnsLabel, Flag, Task, Whole
 from sam3ft_api.section import Rule, SpecSection, without_nulls
 from sam3ft_api.spec_training import (
     CheckpointSpec,
@@ -16,7 +16,6 @@ from sam3ft_api.spec_training import (
     TrainingSpec,
 )
 from sam3ft_api.spec_workers import FailurePolicySpec, QueueSpec, SlurmSpec, StorageSpec, WorkersSpec
-from sam3ft_api.training import Task
 
 GROUP = "sam3ft.dev"
 VERSION = "v1alpha1"

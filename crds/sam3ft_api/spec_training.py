@@ -11,14 +11,16 @@ from sam3ft_api.fields import (
     DurationText,
     ExactWhole,
     Flag,
+    Metric,
     ModelAddress,
     Number,
+    Part,
     Phrase,
+    Precision,
     StoreAddress,
     Whole,
 )
 from sam3ft_api.section import VALIDATIONS, Rule, SpecSection, unique, without_nulls
-from sam3ft_api.training import Metric, Part, Precision
 
 _SET = {"x-kubernetes-list-type": "set"}
 _PHRASE_KEYS = {
