@@ -146,8 +146,9 @@ def test_a_deadline_lets_the_run_save_and_end(bench: Bench):
 
     wait_until(lambda: state(bench, handle).is_terminal)
 
-    assert ExitCode.INTERRUPTED == bench.backend.observe(handle).exit_code
-    assert any("activeDeadlineSeconds" in line for line in bench.backend.logs(handle, lines=100))
+    observed = bench.backend.observe(handle)
+    assert ExitCode.INTERRUPTED == observed.exit_code
+    assert "activeDeadlineSeconds has passed" in observed.message
 
 
 def test_a_second_cancel_with_less_time_shortens_the_wait(bench: Bench):

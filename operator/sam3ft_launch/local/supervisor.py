@@ -54,6 +54,7 @@ class Supervisor:
         self._ends: list[LauncherEnd] = []
         self._stop_requested = False
         self._has_stop_news = False
+        self._is_overdue = False
         self._kill_at_s = math.inf
         self._deadline_s = time.monotonic() + (submission.deadline_s or math.inf)
         self._record = RunRecord(
@@ -99,7 +100,8 @@ class Supervisor:
             word = self._take_end(self._wait_for_launcher())
             verdict = decide_restart(self._ends, budget=self._submission.budget, stop_requested=self._stop_requested)
             if isinstance(verdict, EndRun):
-                return EndRun(verdict.code, word.message if word and word.message else verdict.why)
+                why = word.message if word and word.message else verdict.why
+                return EndRun(verdict.code, f"activeDeadlineSeconds has passed. {why}" if self._is_overdue else why)
             self._say(verdict.why)
             self._write(phase=Phase.RESTARTING, launcher=None, restarts=self._record.restarts + 1)
             self._pause(verdict.delay_s)
@@ -111,7 +113,7 @@ class Supervisor:
                 self._say(f"coordinator started again at {self._coordinator.address}")
             if not self._stop_requested and time.monotonic() >= self._deadline_s:
                 self._say("the run's deadline (activeDeadlineSeconds) has passed")
-                self._stop_requested = self._has_stop_news = True
+                self._stop_requested = self._has_stop_news = self._is_overdue = True
             if self._has_stop_news:
                 self._forward_stop()
             if time.monotonic() >= self._kill_at_s:
