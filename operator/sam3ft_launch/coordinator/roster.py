@@ -1,10 +1,13 @@
 """What the coordinator knows of nodes and of the present round; plain data without rules."""
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from sam3ft_api.messages import CoordinatorMessage, Hello, Ready, Round
+
+_NUM_FAILURES_KEPT = 10
 
 
 class NodeState(StrEnum):
@@ -83,6 +86,19 @@ class Failure:
     rank: int | None
     code: int
     message: str
+
+
+class FailureLog(deque[Failure]):
+    """The newest failures, oldest first."""
+
+    def __init__(self) -> None:
+        """Begin empty."""
+        super().__init__(maxlen=_NUM_FAILURES_KEPT)
+
+    def remember(self, failure: Failure) -> None:
+        """Keep the first word about a node in a round; `ready` repeats what `down` has told."""
+        if not any((past.node, past.round) == (failure.node, failure.round) for past in self):
+            self.append(failure)
 
 
 @dataclass(frozen=True, slots=True)

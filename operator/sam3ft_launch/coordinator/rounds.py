@@ -3,8 +3,6 @@
 All times are seconds of one monotonic clock, the coordinator's own, so clocks of nodes are never compared.
 """
 
-from collections import deque
-
 from sam3ft_api.exit_codes import ExitCode
 from sam3ft_api.messages import (
     Complete,
@@ -27,6 +25,7 @@ from sam3ft_launch.coordinator.roster import (
     Action,
     Close,
     Failure,
+    FailureLog,
     Formation,
     Node,
     NodeState,
@@ -37,8 +36,6 @@ from sam3ft_launch.coordinator.roster import (
     round_messages,
 )
 from sam3ft_launch.coordinator.settings import Settings
-
-_NUM_FAILURES_KEPT = 10
 
 
 class Rounds:
@@ -67,10 +64,10 @@ class Rounds:
         self.complete = False
         self.commit_step: int | None = None
         self.progress: Progress | None = None
-        self.failures: deque[Failure] = deque(maxlen=_NUM_FAILURES_KEPT)
+        self.failures = FailureLog()
         self._adopting_until_s = now_s + settings.adoption_s
         self._forming_since_s: float | None = None
-        self._last_tick_s = now_s
+        self._last_event_s = now_s
         self._highest_round = 0
         self._met: set[str] = set()
         self._superseded: set[str] = set()
@@ -80,6 +77,7 @@ class Rounds:
 
     def hello(self, peer: int, hello: Hello, *, now_s: float) -> list[Action]:
         """Admit a launcher whose token and attempt are right; connection `peer` is its now."""
+        self._advance(now_s)
         if self._tell_the_end(peer):
             return self._flush()
         if (problem := clash(hello, self.nodes.values())) is not None:
@@ -99,6 +97,7 @@ class Rounds:
 
     def received(self, peer: int, message: LauncherMessage, *, now_s: float) -> list[Action]:
         """Take a message from an introduced launcher; one from a connection that was replaced is ignored."""
+        self._advance(now_s)
         node = self._node_of(peer)
         if isinstance(message, Verdict):
             # Also after somebody else's: the sender waits to hear which one counts.
@@ -111,6 +110,7 @@ class Rounds:
 
     def closed(self, peer: int, *, now_s: float) -> list[Action]:
         """Forget a connection that has ended."""
+        self._advance(now_s)
         node = self._node_of(peer)
         if node is not None:
             del self.nodes[node.name]
@@ -120,13 +120,11 @@ class Rounds:
 
     def tick(self, *, now_s: float) -> list[Action]:
         """Let time pass."""
-        late_s = now_s - self._last_tick_s - self.settings.tick_s
-        self._last_tick_s = now_s
-        if late_s > self.settings.late_s:
-            self._excuse(late_s, now_s)
+        self._advance(now_s)
         for node in list(self.nodes.values()):
             if now_s - node.seen_s > self.settings.silence_s:
                 del self.nodes[node.name]
+                self._met.add(node.name)
                 self._act(Close(node.peer, "silent"))
                 self._note(f"{node.name} was silent for {self.settings.silence_s:g} s")
         self._decide(now_s)
@@ -161,19 +159,16 @@ class Rounds:
         self._learn_commit(message.commit_step)
         node.become(NodeState.DOWN, now_s)
         self._note(f"{node.name} is down in round {message.round} with code {message.code}")
-        self._remember(Failure(message.round, node.name, message.rank, message.code, message.message))
+        self.failures.remember(Failure(message.round, node.name, message.rank, message.code, message.message))
 
     def _ready(self, node: Node, message: Ready, now_s: float) -> None:
         self._learn_commit(message.commit_step)
         node.become(NodeState.READY, now_s, ready=message)
         self._note(f"{node.name} is ready")
         if message.code is not None and self.formation is not None:
-            self._remember(Failure(self.formation.number, node.name, message.rank, message.code, message.message))
-
-    def _remember(self, failure: Failure) -> None:
-        """Keep the first word about a node in a round; `ready` repeats what `down` has told."""
-        if not any((past.node, past.round) == (failure.node, failure.round) for past in self.failures):
-            self.failures.append(failure)
+            self.failures.remember(
+                Failure(self.formation.number, node.name, message.rank, message.code, message.message)
+            )
 
     def _leave(self, node: Node, message: Leave, now_s: float) -> None:
         self._learn_commit(message.commit_step)
@@ -360,12 +355,21 @@ class Rounds:
             self._send(peer, Complete())
         return self.verdict is not None or self.complete
 
-    # --- small parts -------------------------------------------------------------------------------------------------
+    def _advance(self, now_s: float) -> None:
+        late_s = now_s - self._last_event_s - self.settings.tick_s
+        self._last_event_s = now_s
+        if late_s > self.settings.late_s:
+            self._excuse(late_s, now_s)
 
     def _excuse(self, late_s: float, now_s: float) -> None:
-        """Shift every time by a pause of this process: nobody could be heard in it."""
+        """Forget a pause of this process, in which nobody could be heard.
+
+        Launchers that were not answered have closed their connections and make new ones; so members may be adopted
+        again, as after a restart.
+        """
         self._note(f"this process was held up for {late_s:.1f} s")
-        self._adopting_until_s += late_s
+        self._adopting_until_s = now_s + self.settings.adoption_s
+        self._met.clear()
         for node in self.nodes.values():
             node.seen_s = min(now_s, node.seen_s + late_s)
             node.since_s = min(now_s, node.since_s + late_s)

@@ -1,13 +1,15 @@
 """The coordinator's sockets: JSON lines from launchers, a little HTTP for whoever looks; decides nothing itself."""
 
 import asyncio
+import contextlib
 import hmac
 import itertools
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from sam3ft_api import limits
 from sam3ft_api.messages import (
@@ -33,6 +35,8 @@ _HTTP_WITHIN_S = 3.0
 _MAX_HTTP_LINES = 64
 _MAX_HTTP_CLIENTS = 32
 
+_Converse = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
+
 
 @dataclass(frozen=True, slots=True)
 class Address:
@@ -57,6 +61,8 @@ class Server:
         self.rounds = Rounds(settings, now_s=time.monotonic())
         self._writers: dict[int, asyncio.StreamWriter] = {}
         self._numbers = itertools.count(1)
+        self._listening: list[asyncio.Server] = []
+        self._conversations: set[asyncio.Task[None]] = set()
         self._num_strangers = 0
         self._num_http_clients = 0
         self._http_routes: dict[str, Callable[[], tuple[str, bytes]]] = {
@@ -71,16 +77,37 @@ class Server:
             OSError: a port is taken, or an address is not this machine's.
         """
         first = await asyncio.start_server(
-            self._launcher, launchers.host, launchers.port, limit=limits.MAX_LINE_BYTES, reuse_address=True
+            self._kept(self._launcher), launchers.host, launchers.port, limit=limits.MAX_LINE_BYTES, reuse_address=True
         )
-        second = await asyncio.start_server(self._viewer, viewers.host, viewers.port, limit=8192, reuse_address=True)
+        second = await asyncio.start_server(
+            self._kept(self._viewer), viewers.host, viewers.port, limit=8192, reuse_address=True
+        )
+        self._listening = [first, second]
         return _bound_address(first, launchers.host), _bound_address(second, viewers.host)
+
+    async def close(self) -> None:
+        """Close both ports and every connection; launchers keep their workers running and try to come back."""
+        for listening in self._listening:
+            listening.close()
+        for conversation in list(self._conversations):
+            conversation.cancel()
+        await asyncio.gather(*self._conversations, return_exceptions=True)
 
     async def keep_time(self) -> None:
         """Tick until cancelled."""
         while True:
             self._do(self.rounds.tick(now_s=time.monotonic()))
             await asyncio.sleep(self._settings.tick_s)
+
+    def _kept(self, converse: _Converse) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]:
+        """Start each conversation as a task that `close` can end."""
+
+        def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = asyncio.ensure_future(converse(reader, writer))
+            self._conversations.add(task)
+            task.add_done_callback(self._conversations.discard)
+
+        return begin
 
     # --- launchers ---------------------------------------------------------------------------------------------------
 
@@ -197,10 +224,15 @@ def _bound_address(server: asyncio.Server, host: str) -> Address:
 
 
 async def serve_until(stop: Callable[[], Awaitable[object]], server: Server) -> None:
-    """Keep the clock of a listening server until `stop` returns."""
+    """Keep the clock of a listening server until `stop` returns, then close it."""
     ticking = asyncio.create_task(server.keep_time())
     stopping = asyncio.ensure_future(stop())
-    done, _ = await asyncio.wait({ticking, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    ticking.cancel()
-    if ticking in done:
-        await ticking
+    try:
+        await asyncio.wait({ticking, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        ticking.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await ticking
+        await stopping
+    finally:
+        stopping.cancel()
+        await server.close()

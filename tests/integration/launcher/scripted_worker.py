@@ -1,6 +1,6 @@
 """A worker for tests of the launcher: does what its arguments say, without torch.
 
-Arguments: actions separated by commas, one list per start of this rank; the last list serves all later starts.
+Arguments: actions separated by commas, one list per start of this local rank; the last list serves all later starts.
     exit=N        leave without a last word        result=N   write a result with code N, then exit with it
     raise=TEXT    an unhandled exception           say=TEXT   print a line
     kill=N        send oneself signal N            sleep=S    sleep
@@ -26,7 +26,7 @@ RESULT = Path(os.environ["SAM3FT_RESULT_FILE"])
 
 
 def count_start() -> int:
-    path = WORK / f"starts-{RANK}"
+    path = WORK / f"starts-{os.environ['LOCAL_RANK']}"
     starts = path.read_text().splitlines() if path.exists() else []
     keep = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT", "SAM3FT_MICRO_BATCH_MAX", "SAM3FT_TOKEN", "PYTORCH_JIT")
     starts.append(json.dumps({"pid": os.getpid(), **{name: os.environ.get(name) for name in keep}}))
@@ -58,53 +58,53 @@ def until_flag(micro_batch: int | None) -> None:
     finish(20 if kind == "evict" else 26, f"saved for {kind}", micro_batch, step)
 
 
-def act(action: str, micro_batch: int | None) -> int | None:
-    name, _, value = action.partition("=")
-    match name:
-        case "exit":
-            os._exit(int(value))
-        case "result":
-            finish(int(value), f"told {value}", micro_batch, 7)
-        case "raise":
-            raise RuntimeError(value)
-        case "say":
-            print(value, flush=True)
-        case "kill":
-            os.kill(os.getpid(), int(value))
-        case "sleep":
-            time.sleep(float(value))
-        case "trace":
-            try:
-                raise LookupError("the cause of it all")
-            except LookupError:
-                traceback.print_exc()
-                sys.stderr.flush()
-        case "deaf":
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        case "commit":
-            replace(WORK / "progress.json", {"state": "training", "step": int(value), "checkpoint_step": int(value)})
-        case "spawn":
-            child = subprocess.Popen(["sleep", "60"])
-            (WORK / "spawned").write_text(str(child.pid))
-        case "until-flag":
-            until_flag(micro_batch)
-        case "mb":
-            return int(value)
-        case _:
-            raise ValueError(f"no such action: {action}")
-    return micro_batch
+def trace() -> None:
+    try:
+        {}["the cause of it all"]
+    except KeyError:
+        traceback.print_exc()
+        sys.stderr.flush()
+
+
+def fail(text: str) -> None:
+    raise RuntimeError(text)
+
+
+def commit(step: int) -> None:
+    replace(WORK / "progress.json", {"state": "training", "step": step, "checkpoint_step": step})
+
+
+def spawn() -> None:
+    child = subprocess.Popen(["sleep", "60"])
+    (WORK / "spawned").write_text(str(child.pid))
+
+
+ACTIONS = {
+    "exit": lambda value, _: os._exit(int(value)),
+    "result": lambda value, micro_batch: finish(int(value), f"told {value}", micro_batch, 7),
+    "raise": lambda value, _: fail(value),
+    "say": lambda value, _: print(value, flush=True),
+    "kill": lambda value, _: os.kill(os.getpid(), int(value)),
+    "sleep": lambda value, _: time.sleep(float(value)),
+    "trace": lambda _, __: trace(),
+    "deaf": lambda _, __: signal.signal(signal.SIGTERM, signal.SIG_IGN),
+    "commit": lambda value, _: commit(int(value)),
+    "spawn": lambda _, __: spawn(),
+    "until-flag": lambda _, micro_batch: until_flag(micro_batch),
+}
 
 
 def main() -> None:
     scripts = sys.argv[1:]
-    actions = scripts[min(count_start(), len(scripts)) - 1].split(",")
     micro_batch = None
-    for action in actions:
-        if action.startswith("only="):
-            if RANK != int(action.removeprefix("only=")):
-                until_flag(micro_batch)
-            continue
-        micro_batch = act(action, micro_batch)
+    for action in scripts[min(count_start(), len(scripts)) - 1].split(","):
+        name, _, value = action.partition("=")
+        if name == "mb":
+            micro_batch = int(value)
+        elif name != "only":
+            ACTIONS[name](value, micro_batch)
+        elif int(value) != RANK:
+            until_flag(micro_batch)
 
 
 if __name__ == "__main__":

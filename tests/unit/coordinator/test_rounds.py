@@ -27,7 +27,7 @@ from sam3ft_launch.coordinator.rounds import Rounds
 from sam3ft_launch.coordinator.settings import Settings
 from sam3ft_launch.coordinator.view import progress_view
 
-TOKEN = "0123456789abcdef"
+TOKEN = "0123456789abcdef"  # noqa: S105 - guards nothing
 LONG_AGO = -100.0
 """Start of a coordinator whose time for adoptions is over at 0."""
 
@@ -39,7 +39,7 @@ class Run:
         self.settings = Settings(**settings)
         self.rounds = Rounds(self.settings, now_s=now_s)
         self.now_s = max(0.0, now_s)
-        self.rounds._last_tick_s = self.now_s
+        self.rounds._last_event_s = self.now_s
         self.sent: dict[int, list[Any]] = {}
         self.closed: set[int] = set()
         self.silent: set[int] = set()
@@ -182,6 +182,32 @@ def test_a_held_up_loop_excuses_everybody_s_silence():
     assert run.heard(0, Stop) == []
     run.silent.add(1)
     run.wait(3.2)
+    assert len(run.heard(0, Stop)) == 1
+
+
+def test_members_that_reconnect_after_a_pause_of_the_coordinator_are_no_loss():
+    run = running(2)
+    run.now_s += 10
+    run.do(run.rounds.closed(0, now_s=run.now_s))
+    run.do(run.rounds.tick(now_s=run.now_s))
+    run.hello(0, peer=10, round=1, members=("n0", "n1"))
+    run.do(run.rounds.closed(1, now_s=run.now_s))
+    run.hello(1, peer=11, round=1, members=("n0", "n1"))
+
+    run.wait(10)
+
+    assert run.heard(0) == run.heard(1) == []
+
+
+def test_a_member_that_died_during_a_pause_of_the_coordinator_is_found_out():
+    run = running(2)
+    run.now_s += 10
+    run.drop(1)
+    run.wait(4.8)
+    assert run.heard(0, Stop) == []
+
+    run.wait(0.4)
+
     assert len(run.heard(0, Stop)) == 1
 
 
