@@ -8,7 +8,7 @@ from sam3ft_api.errors import InvalidDataset
 from sam3ft_api.training import TrainingConfig
 from sam3ft_trainer.data.dataset import CocoDataset, open_dataset
 from sam3ft_trainer.model.freeze import freeze_parts
-from sam3ft_trainer.model.load import LoadedModel, load_model
+from sam3ft_trainer.model.load import LoadedModel, load_model, read_model_config
 from sam3ft_trainer.model.text import PhraseCache
 from sam3ft_trainer.run import machine
 from sam3ft_trainer.run.ema import Ema
@@ -33,9 +33,7 @@ class Foundation:
     memory: MemoryLayout
 
 
-def lay_foundation(
-    config: TrainingConfig, *, device: torch.device, group: Group, reporter: Reporter
-) -> Foundation:
+def lay_foundation(config: TrainingConfig, *, device: torch.device, group: Group, reporter: Reporter) -> Foundation:
     """Read data and weights and build what is trained; nothing is written anywhere.
 
     Raises:
@@ -44,7 +42,10 @@ def lay_foundation(
     datasets = open_splits(config)
     # Before the weights: random presets and the first sums must not depend on the machine's number of cores.
     machine.settle(device, config.runtime, precision=config.scratch.precision, committed_threads=None)
-    reporter.progress(state="loading", message="loading the model", force=True)
+    reporter.progress(state="loading", message="planning memory and loading the model", force=True)
+    architecture = read_model_config(config.model.uri, config.model, resolution=config.scratch.resolution)
+    memory = lay_out_memory(config, architecture, datasets["train"], device=device, world_size=group.world_size)
+    reporter.event("memory_planned", **memory.summary())
     loaded = load_model(
         config.model.uri,
         config.model,
@@ -55,8 +56,6 @@ def lay_foundation(
     frozen = freeze_parts(loaded.sam3, config.model.freeze, task=config.task, geometry_cls=config.model.geometry_cls)
     reporter.event("model_loaded", origin=loaded.origin, load=loaded.report.summary(), freeze=frozen.summary())
     phrase_cache = _cache_phrases(config, loaded, datasets, reporter)
-    memory = lay_out_memory(config, loaded.sam3, device=device, world_size=group.world_size)
-    reporter.event("memory_planned", **memory.summary())
     return Foundation(
         group=group,
         device=device,

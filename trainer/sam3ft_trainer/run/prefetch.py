@@ -87,7 +87,9 @@ class DeviceFeed:
 
         return DeviceBatch(
             pixels_I3SS=normalise(move(batch.pixels_I3SS), dtype=self._dtype),
-            text={name: None if tensor is None else move(tensor) for name, tensor in self._encode(batch.phrases).items()},
+            text={
+                name: None if tensor is None else move(tensor) for name, tensor in self._encode(batch.phrases).items()
+            },
             img_idx_B=move(batch.img_idx_B),
             txt_idx_B=move(batch.txt_idx_B),
             targets=batch.targets.to(self._device, non_blocking=pinned),

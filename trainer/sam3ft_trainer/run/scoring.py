@@ -8,38 +8,37 @@ from sam3ft_trainer.evaluate.scores import SplitScores
 from sam3ft_trainer.evaluate.split import EvaluationPlan, evaluate_split
 from sam3ft_trainer.run.session import Session
 
-REPORT_PICTURES = 12
-"""Images of the test split whose detections are kept for the report."""
+
+def evaluation_plan(run: Session, split: str, *, pictures: int = 0, control: bool = False) -> EvaluationPlan:
+    """Return how a split is scored within this run."""
+    return EvaluationPlan(
+        split=split,
+        device=run.foundation.device,
+        precision=run.config.scratch.precision,
+        masks=run.config.scratch.enable_segmentation,
+        group=run.group,
+        pictures=pictures,
+        control=control,
+        on_image=lambda done: run.watchdog.beat(f"scoring {split}, image {done}"),
+    )
 
 
-def score_split(run: Session, split: str, *, pictures: int = 0) -> SplitScores:
+def score_split(run: Session, split: str, *, pictures: int = 0, control: bool = False) -> SplitScores:
     """Score the present weights (the averages, when they are kept) on one split; the same result on every rank."""
     dataset = run.foundation.datasets[split]
-    masks = run.config.scratch.enable_segmentation
-    processes_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     loader = EvalLoader(
         dataset,
         run.config,
         rank=run.group.rank,
         world_size=run.group.world_size,
-        threads=decode_threads(run.config, processes_here=processes_here),
+        threads=decode_threads(run.config, processes_here=int(os.environ.get("LOCAL_WORLD_SIZE", "1"))),
     )
-    plan = EvaluationPlan(
-        split=split,
-        device=run.foundation.device,
-        precision=run.config.scratch.precision,
-        masks=masks,
-        group=run.group,
-        pictures=pictures,
-        on_image=lambda done: run.watchdog.beat(f"scoring {split}, image {done}"),
-    )
-    before = run.progress_state
+    truth = truth_of(dataset, masks=run.config.scratch.enable_segmentation)
+    plan = evaluation_plan(run, split, pictures=pictures, control=control)
     run.reporter.progress(state="evaluating", message=f"scoring {split}")
     with run.scored_weights():
-        scores = evaluate_split(
-            run.model, loader, truth_of(dataset, masks=masks), run.config.evaluation, text=run.text.encode, plan=plan
-        )
-    run.reporter.progress(state=before, message="")
+        scores = evaluate_split(run.model, loader, truth, run.config.evaluation, text=run.text.encode, plan=plan)
+    run.reporter.progress(state=run.progress_state, message="")
     return scores
 
 
@@ -47,12 +46,12 @@ def score_baseline(run: Session) -> None:
     """Score the untouched model on the selecting split and on test, once in the life of a run."""
     if run.state.evaluated_step >= 0 or run.state.step > 0 or not run.config.evaluation.baseline:
         return
-    baseline: dict[str, dict[str, float]] = {}
+    baseline: dict[str, SplitScores] = {}
     for split in ("valid", "test"):
         if split in run.foundation.datasets:
             scores = score_split(run, split)
-            baseline[split] = scores.finite_metrics()
-            _tell(run, scores, baseline=True)
+            baseline[split] = scores.without_pictures()
+            tell_scores(run, scores, step=0, baseline=True)
     run.update(evaluated_step=0, baseline=baseline)
 
 
@@ -71,7 +70,7 @@ def score_selection(run: Session) -> bool:
         evaluated_step=run.state.step,
         stopped_early=run.state.stopped_early or selection.is_exhausted(evaluation.patience),
     )
-    _tell(run, scores, baseline=False, is_best=is_best)
+    tell_scores(run, scores, step=run.state.step, is_best=is_best)
     run.reporter.progress(
         metrics=run.state.metrics,
         best_metric=selection.metric,
@@ -84,12 +83,13 @@ def score_selection(run: Session) -> bool:
     return is_best
 
 
-def _tell(run: Session, scores: SplitScores, **fields: bool) -> None:
+def tell_scores(run: Session, scores: SplitScores, *, step: int, **fields: bool) -> None:
+    """Record an evaluation of the weights of `step`; `fields` mark it as baseline, best or final."""
     run.reporter.event(
         "evaluation",
         split=scores.split,
-        step=run.state.step,
-        epoch=round(run.state.step / run.steps_per_epoch, 4),
+        step=step,
+        epoch=round(step / run.steps_per_epoch, 4),
         metrics=dict(scores.metrics),
         per_class=[row.model_dump(mode="json") for row in scores.per_class],
         images=scores.images,
@@ -97,4 +97,4 @@ def _tell(run: Session, scores: SplitScores, **fields: bool) -> None:
         seconds=round(scores.seconds, 3),
         **fields,
     )
-    run.reporter.scalars(run.state.step, {f"{scores.split}/{k}": v for k, v in scores.finite_metrics().items()})
+    run.reporter.scalars(step, {f"{scores.split}/{k}": v for k, v in scores.finite_metrics().items()})

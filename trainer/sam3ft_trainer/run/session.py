@@ -26,8 +26,8 @@ from sam3ft_trainer.run.tensors import all_tensors
 from sam3ft_trainer.run.text import TextSource
 from sam3ft_trainer.run.watchdog import Watchdog
 from sam3ft_trainer.run.worker import LastWord, WorkerEnvironment
-from sam3ft_trainer.store.records import CommitMeta
 from sam3ft_trainer.store.checkpoint import RunStore
+from sam3ft_trainer.store.records import CommitMeta
 
 
 @dataclass(slots=True)
@@ -146,16 +146,21 @@ class Session:
             self.state = self.state.model_copy(
                 update={"loss_scale": self.stepper.loss_scale(), "elapsed_s": self.elapsed_s()}
             )
-            meta = CommitMeta(
-                step=self.state.step,
-                epoch=self.state.step / self.steps_per_epoch,
-                cursor={"images": self.state.cursor},
-                metrics=self.state.metrics if self.state.evaluated_step == self.state.step else {},
-                extra=json.loads(self.state.model_dump_json()),
+            self.store.save(
+                all_tensors(self.model.sam3, self.stepper.optimizer, self.ema), self.commit_meta(), wait=wait
             )
-            self.store.save(all_tensors(self.model.sam3, self.stepper.optimizer, self.ema), meta, wait=wait)
             self._committed_s = time.monotonic()
             self.drain_store_events()
+
+    def commit_meta(self) -> CommitMeta:
+        """Return the part of the present state that is not tensors; scores only if they are of these weights."""
+        return CommitMeta(
+            step=self.state.step,
+            epoch=self.state.step / self.steps_per_epoch,
+            cursor={"images": self.state.cursor},
+            metrics=self.state.metrics if self.state.evaluated_step == self.state.step else {},
+            extra=json.loads(self.state.model_dump_json()),
+        )
 
     def drain_store_events(self) -> None:
         """Pass on what the store did in the background, and raise what went wrong there."""

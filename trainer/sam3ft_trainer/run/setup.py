@@ -39,9 +39,7 @@ from sam3ft_trainer.store.opening import StoreOptions
 
 
 @contextmanager
-def open_session(
-    config: TrainingConfig, environment: WorkerEnvironment, last_word: LastWord
-) -> Iterator[Session]:
+def open_session(config: TrainingConfig, environment: WorkerEnvironment, last_word: LastWord) -> Iterator[Session]:
     """Build everything, restore the newest commit, and close it all again, whatever happens.
 
     Raises:
@@ -72,9 +70,7 @@ def open_session(
 def _open_reporter(config: TrainingConfig, environment: WorkerEnvironment) -> Reporter:
     if environment.rank != 0:
         return Silent()
-    return RunReporter(
-        environment.work_dir, attempt=environment.attempt, tensorboard=config.runtime.tensorboard
-    )
+    return RunReporter(environment.work_dir, attempt=environment.attempt, tensorboard=config.runtime.tensorboard)
 
 
 def _open_watchdog(config: TrainingConfig, environment: WorkerEnvironment, last_word: LastWord) -> Watchdog:

@@ -4,6 +4,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
+from sam3ft_trainer.evaluate.scores import SplitScores
 from sam3ft_trainer.run.selection import Selection
 
 SKIP_WINDOW = 1000
@@ -54,7 +55,7 @@ class LoopState(BaseModel):
     world_size: int
     loss_scale: float | None = None
     metrics: dict[str, float] = {}
-    baseline: dict[str, dict[str, float]] = {}
+    baseline: dict[str, SplitScores] = {}
 
     def with_skip(self, step: int) -> Self:
         """Return the state after noticing that the update of `step` was skipped."""

@@ -52,7 +52,7 @@ def _loop(run: Session) -> None:
             agreed = _agree(run, batches)
         if agreed.wants_stop:
             _read(run, previous)
-            _stop(run, agreed)
+            _stop(run)
         if agreed.cool_down:
             _read(run, previous)
             previous = None
@@ -132,7 +132,9 @@ def _read(run: Session, result: StepResult | None) -> None:
     if not numbers.applied and not numbers.is_scaler_search:
         run.state = run.state.with_skip(result.step)
         path = write_bundle(run.environment.work_dir, run.group.rank, result, numbers)
-        run.reporter.event("step_skipped", step=result.step, loss=numbers.loss, grad_norm=numbers.grad_norm, bundle=str(path))
+        run.reporter.event(
+            "step_skipped", step=result.step, loss=numbers.loss, grad_norm=numbers.grad_norm, bundle=str(path)
+        )
         if run.state.skips_within_window() > run.config.optim.non_finite_budget:
             raise NonFiniteLoss(
                 f"{run.state.skips_within_window()} of the last 1,000 updates had a non-finite loss or gradient, and "
@@ -166,7 +168,7 @@ def _boundary(run: Session) -> None:
     is_best = False
     if _evaluation_is_due(run):
         is_best = score_selection(run)
-    # A new best and the end must be durable before the run goes on; a periodic save may be skipped while one is under way.
+    # A new best and the end must be durable before the run goes on; a periodic save may be skipped.
     run.commit(wait=is_best or run.state.is_finished)
 
 
@@ -177,7 +179,7 @@ def _cool_down(run: Session) -> None:
     run.commit(wait=True)
 
 
-def _stop(run: Session, agreed: _Agreed) -> None:
+def _stop(run: Session) -> None:
     """Save at this step boundary and end, as the launcher asked."""
     started = time.monotonic()
     run.commit(wait=True)
