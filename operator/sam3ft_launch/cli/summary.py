@@ -6,6 +6,7 @@ from typing import Any
 
 from sam3ft_api.exit_codes import ExitCode, rule_for
 from sam3ft_launch.backend import Observed, RunState
+from sam3ft_launch.cli.scores import FinalScores, read_scores, score_lines
 from sam3ft_launch.local.last_word import read_last_word
 from sam3ft_launch.local.rundir import RunDir
 
@@ -27,6 +28,7 @@ def ending(folder: RunDir, observed: Observed) -> dict[str, Any]:
     rule = rule_for(code)
     progress = observed.progress
     word = read_last_word(folder.last_word)
+    scores = read_scores(folder.scores) if observed.state is RunState.SUCCEEDED else None
     return {
         "state": str(observed.state),
         "code": code,
@@ -35,6 +37,7 @@ def ending(folder: RunDir, observed: Observed) -> dict[str, Any]:
         "advice": rule.advice,
         "step": progress.step if progress else 0,
         "metrics": (word.metrics if word else {}) or (progress.metrics if progress else {}),
+        "scores": scores.model_dump() if scores else None,
         "failed_rank": word.rank if word else None,
         "places": places(folder),
     }
@@ -48,7 +51,8 @@ def exit_code_of(observed: Observed) -> int:
 def ending_lines(name: str, end: dict[str, Any]) -> list[str]:
     """Return the same for people."""
     lines = [_headline(name, end)]
-    lines += [f"  {metric:<12} {value:.4f}" for metric, value in sorted(end["metrics"].items()) if "/" not in metric]
+    if end["scores"]:
+        lines += score_lines(FinalScores.model_validate(end["scores"]))
     lines += [f"  {what:<12} {where}" for what, where in end["places"].items()]
     if end["state"] in (RunState.INTERRUPTED, RunState.GONE):
         lines.append("  the same command goes on from the newest checkpoint")

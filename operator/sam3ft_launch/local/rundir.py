@@ -74,6 +74,11 @@ class RunDir:
         return self.work / "report.html"
 
     @property
+    def scores(self) -> Path:
+        """The final scores (JSON)."""
+        return self.work / "scores.json"
+
+    @property
     def log(self) -> Path:
         """Output of supervisor, launcher and rank 0 of every attempt, appended."""
         return self.work / "run.log"

@@ -1,5 +1,8 @@
 """`sam3ft run` from the first word to the last, with a launcher that follows a script."""
 
+import os
+import pty
+import select
 import signal
 import subprocess
 import time
@@ -158,3 +161,31 @@ def test_logs_follow_until_the_end(cli: Cli):
     assert 0 == following.returncode
     lines = [event["line"] for event in json_lines(stdout)]
     assert any("run ended with 20" in line for line in lines)
+
+
+def test_a_terminal_gets_a_bar_that_is_gone_at_the_end(cli: Cli):
+    terminal, inside = pty.openpty()
+    process = subprocess.Popen(
+        cli.argv("run", "cells.yaml"), cwd=cli.folder, env=cli.env("wait", {"TERM": "xterm"}), stdout=inside
+    )
+    os.close(inside)
+    shown = read_until(terminal, b"3/9")
+
+    process.send_signal(signal.SIGINT)
+
+    shown += read_until(terminal, b"goes on from the newest checkpoint")
+    assert ExitCode.INTERRUPTED == process.wait(30)
+    os.close(terminal)
+    assert b"training" in shown
+    assert b"\x1b[?25l" in shown
+    assert shown.rindex(b"\x1b[?25h") > shown.rindex(b"\x1b[?25l")
+
+
+def read_until(terminal: int, words: bytes) -> bytes:
+    seen = b""
+    give_up_at = time.monotonic() + 30
+    while words not in seen:
+        assert time.monotonic() < give_up_at, seen.decode(errors="replace")
+        if select.select([terminal], [], [], 1)[0]:
+            seen += os.read(terminal, 65536)
+    return seen

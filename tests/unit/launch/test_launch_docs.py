@@ -22,7 +22,9 @@ def commands() -> Iterator[tuple[str, list[str]]]:
             yield f"{name} {verb}".strip(), options
 
 
-@pytest.mark.parametrize(("verb", "options"), list(commands()), ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("verb", "options"), list(commands()), ids=lambda value: value if isinstance(value, str) else ""
+)
 def test_every_verb_and_option_is_described(verb: str, options: list[str]):
     text = (DOCS / "cli.md").read_text()
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -10,6 +11,7 @@ from sam3ft_api.worker import Progress
 from sam3ft_launch.backend import Observed, RunState
 from sam3ft_launch.cli.follow import JsonView, LineView
 from sam3ft_launch.cli.live import duration, progress_line, progress_view
+from sam3ft_launch.cli.scores import read_scores, score_lines
 from sam3ft_launch.cli.summary import ending_lines
 
 PROGRESS = Progress(
@@ -118,6 +120,7 @@ def test_the_ending_names_code_rank_and_advice():
         "failed_rank": 1,
         "step": 3,
         "metrics": {},
+        "scores": None,
         "places": {"folder": "/r"},
     }
 
@@ -130,3 +133,27 @@ def test_the_ending_names_code_rank_and_advice():
         ),
         "  folder       /r",
     ] == lines
+
+
+def test_final_scores_are_shown_before_and_after(tmp_path: Path):
+    path = tmp_path / "scores.json"
+    final = {"split": "test", "images": 30, "metrics": {"bbox_AR": 0.5, "bbox_AP": 0.25, "segm_AP": None}, "seconds": 1}
+    baseline = {"split": "test", "images": 30, "metrics": {"bbox_AP": 0.125}}
+    path.write_text(json.dumps({"final": final, "baseline": baseline, "hf_call": None, "chosen": {"step": 3}}))
+
+    scores = read_scores(path)
+
+    assert scores is not None
+    assert [
+        "  scores on test (30 images)        before       after",
+        "    bbox_AP                         0.1250      0.2500",
+        "    bbox_AR                              -      0.5000",
+    ] == score_lines(scores)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"final": 3}'])
+def test_scores_that_cannot_be_read_are_left_out(tmp_path: Path, text: str):
+    (tmp_path / "scores.json").write_text(text)
+
+    assert read_scores(tmp_path / "scores.json") is None
+    assert read_scores(tmp_path / "nothing.json") is None
