@@ -96,12 +96,12 @@ METRIC_ORDER = (
 """Metrics of the card's table, in this order, those that any row has."""
 
 
-def render_card(facts: CardFacts, *, folder: str) -> str:
+def render_card(facts: CardFacts, *, address: str) -> str:
     """Return the card as Markdown with YAML front matter.
 
     Args:
         facts: what to tell; names and phrases may hold anything, they cannot break the table or the code.
-        folder: address from which the shown code loads the model.
+        address: where the export is. The shown code loads it from there, or from a copy when it is in a bucket.
     """
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
@@ -114,7 +114,14 @@ def render_card(facts: CardFacts, *, folder: str) -> str:
     template = environment.from_string(resources.files(__package__).joinpath("card.md.jinja").read_text())
     columns = [name for name in METRIC_ORDER if any(row.metrics.get(name) is not None for row in facts.scores)]
     phrase = next((phrase for item in facts.categories for phrase in item.phrases), "object")
-    return template.render(facts=facts, columns=columns, phrase=phrase, folder=folder, tags=_tags(facts))
+    return template.render(
+        facts=facts, columns=columns, phrase=phrase, address=address, folder=_local(address), tags=_tags(facts)
+    )
+
+
+def _local(address: str) -> str:
+    """The folder itself, or the name under which a copy from a bucket would lie."""
+    return f"./{address.rstrip('/').rpartition('/')[2]}" if "://" in address else address
 
 
 def _tags(facts: CardFacts) -> list[str]:

@@ -83,7 +83,7 @@ def export_model(sam3: Sam3Model, tokenizer: Tokenizer, facts: CardFacts, plan: 
         check = check_folder(folder, expected, plan.inputs, plan.config, masks=masks)
         _log.info("export checked: %d outputs, largest difference %g", check.num_outputs, check.largest_difference)
         address = str(parse_address(plan.destination))
-        (folder / CARD).write_text(render_card(facts, folder=address))
+        (folder / CARD).write_text(render_card(facts, address=address))
         write_manifest(folder, {"facts": facts.model_dump(mode="json"), "dtype": plan.dtype, "check": asdict(check)})
         publish(folder, plan.destination)
     return ExportResult(

@@ -15,6 +15,7 @@ _CLEAR = 0.01
 _FEW_OBJECTS = 20
 _POOR, _GOOD = 0.1, 0.5
 _WAITING = 0.1
+_MANY_SKIPPED = 0.01
 _SHOWN = 5
 
 
@@ -39,7 +40,7 @@ class Advice(BaseModel):
 def advise(report: ReportInput) -> tuple[Advice, ...]:
     """Return advice, the most urgent first; at least one piece."""
     found = [advice for rule in _RULES for advice in rule(report)]
-    if not any(item.level == "act" for item in found):
+    if not found:
         found.append(
             Advice(
                 level="good",
@@ -241,13 +242,13 @@ def _names(rows: list[ClassRow]) -> str:
 
 
 def _skipped(report: ReportInput) -> Iterator[Advice]:
-    if report.history.skipped_steps:
+    count, steps = report.history.skipped_steps, report.history.total_steps
+    if count:
         yield Advice(
-            level="act",
-            title=f"{report.history.skipped_steps} updates were left out",
-            text="Their loss or gradient was not finite. A few are harmless; many say that the rate is too high "
-            "or that "
-            "fp16 is too narrow. The bundles in the work folder name the images.",
+            level="act" if count > _MANY_SKIPPED * steps else "consider",
+            title=f"{count} {'update was' if count == 1 else 'updates were'} left out",
+            text="Their loss or gradient was not finite. A few are harmless; many say that the rate is too high, or "
+            "fp16 too narrow. The bundles in the work folder name the images.",
             setting="optim.lr, scratch.precision: bf16",
         )
 

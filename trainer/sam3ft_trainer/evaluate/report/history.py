@@ -11,7 +11,7 @@ from sam3ft_trainer.evaluate.report.document import Evaluation, History, Inciden
 P = TypeVar("P", Interval, Evaluation)
 _SENTENCES = {
     "resumed": "resumed from step {step}",
-    "step_skipped": "update {step} was left out: its loss or gradient was not finite (loss {loss})",
+    "step_skipped": "update {step} was left out: its loss or gradient was not finite (loss: {loss})",
     "cool_down": "the time budget ended the run early: the last step became {total_steps}",
     "stopped": "asked to stop ({kind}); the state of step {step} was saved",
     "stopped_early": "no better value in {evaluations} evaluations: training ended early",
@@ -111,8 +111,13 @@ def _incident(event: Mapping[str, Any]) -> Incident:
         unix_s=float(event.get("ts", 0.0)),
         kind=event["event"],
         step=event.get("step"),
-        text=_SENTENCES[event["event"]].format_map(_Fields(event)),
+        text=_SENTENCES[event["event"]].format_map(_Fields({name: _said(value) for name, value in event.items()})),
     )
+
+
+def _said(value: Any) -> str:
+    """A field as words; null stands for a number that was none."""
+    return "not a number" if value is None else str(value)
 
 
 def _plain(event: Mapping[str, Any]) -> dict[str, str | float | int | None]:

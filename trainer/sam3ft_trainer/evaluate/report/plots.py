@@ -36,6 +36,8 @@ _STYLE: dict[Any, Any] = {
     "axes.spines.left": False,
     "xtick.major.size": 0,
     "ytick.major.size": 0,
+    "xtick.minor.size": 0,
+    "ytick.minor.size": 0,
     "lines.linewidth": 1.8,
     "lines.solid_capstyle": "round",
     "legend.frameon": False,
@@ -51,14 +53,14 @@ class Series:
         x: steps.
         y: values; None leaves a gap.
         dots: mark each point, for evaluations.
-        dashed: a level to compare with.
+        faint: thin and grey, behind the others.
     """
 
     name: str
     x: Sequence[float]
     y: Sequence[float | None]
     dots: bool = False
-    dashed: bool = False
+    faint: bool = False
 
 
 def curve(series: Sequence[Series], *, percent: bool = False, log: bool = False, marker: float | None = None) -> str:
@@ -87,9 +89,8 @@ def curve(series: Sequence[Series], *, percent: bool = False, log: bool = False,
 def _draw(axes: Axes, item: Series, color: str, scale: float) -> None:
     y = [float("nan") if value is None else value * scale for value in item.y]
     line = axes.plot(list(item.x), y, color=color, label=item.name)[0]
-    if item.dashed:
-        line.set_linestyle((0, (4, 3)))
-        line.set_linewidth(1.3)
+    if item.faint:
+        line.set(color=_INK, linewidth=0.9, alpha=0.55, zorder=1.5)
     elif item.dots or len(y) == 1:
         line.set_marker("o")
         line.set_markersize(4.5)
@@ -122,7 +123,7 @@ def _inline(svg: str) -> str:
     return svg
 
 
-def smoothed(values: Sequence[float | None], *, weight: float = 0.9) -> list[float | None]:
+def smoothed(values: Sequence[float | None], *, weight: float = 0.8) -> list[float | None]:
     """Return the exponential moving average, corrected for its start; gaps stay gaps."""
     average, correction = 0.0, 0.0
     out: list[float | None] = []

@@ -58,7 +58,14 @@ def _context(report: ReportInput) -> dict[str, Any]:
         "charts": [(chart, Markup(chart.svg)) for chart in view.charts(report)],  # noqa: S704 - drawn by us, no user text
         "best": view.best_evaluation(report),
         "settings": _settings(report),
+        "findings": view.findings(report),
+        "model_folder": model_folder(str((report.history.export or {}).get("address", ""))),
     }
+
+
+def model_folder(address: str) -> str:
+    """Return where a reader's machine has the model: the folder itself, or where a copy from a bucket would lie."""
+    return f"./{address.rstrip('/').rpartition('/')[2]}" if "://" in address else address
 
 
 def _settings(report: ReportInput) -> list[tuple[str, str]]:
@@ -66,7 +73,7 @@ def _settings(report: ReportInput) -> list[tuple[str, str]]:
     given = report.config.model_dump(mode="json")
     default = type(report.config)().model_dump(mode="json")
     return [
-        (f"{section}.{name}", str(value))
+        (f"{section}.{name}", ", ".join(map(str, value)) if isinstance(value, list) else str(value))
         for section, values in given.items()
         for name, value in values.items()
         if value != default[section][name] and section != "identity"

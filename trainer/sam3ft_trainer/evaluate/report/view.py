@@ -23,9 +23,9 @@ METRICS: Mapping[str, str] = {
     "segm_AP_medium": "Mask AP, up to 96 x 96 px",
     "segm_AP_large": "Mask AP, larger ones",
     "segm_AR": "Mask recall within the kept detections",
-    "cgF1": "cgF1: finds the objects, silent elsewhere",
-    "pmF1": "pmF1: F1 where objects are",
-    "IL_MCC": "IL_MCC: knows whether a phrase is present",
+    "cgF1": "Finds the objects and is silent where there are none",
+    "pmF1": "F1 over all objects, where there are any",
+    "IL_MCC": "Knows whether a phrase is present, -100 to 100",
     "fp_absent_rate": "False alarms where the phrase is absent",
 }
 """Every metric that is shown, and how the table names it."""
@@ -76,6 +76,17 @@ class ClassLine:
 
 
 @dataclass(frozen=True, slots=True)
+class Finding:
+    """One kind of finding in the data, in all splits that have the same."""
+
+    what: str
+    splits: str
+    count: int
+    severity: str
+    examples: str
+
+
+@dataclass(frozen=True, slots=True)
 class Chart:
     """One drawing with its heading; `svg` is ours and needs no escaping."""
 
@@ -100,6 +111,14 @@ def duration(seconds: float) -> str:
     return f"{whole} s"
 
 
+def rough_duration(seconds: float) -> str:
+    """Return seconds in one unit, for a large number: 42 s, 7 min, 3.3 h, 2.1 d."""
+    for unit, size, digits in (("d", 86400, 1), ("h", 3600, 1), ("min", 60, 0)):
+        if seconds >= size:
+            return f"{seconds / size:.{digits}f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def clock(unix_s: float) -> str:
     """Return a moment in UTC."""
     return dt.datetime.fromtimestamp(unix_s, dt.UTC).strftime("%Y-%m-%d %H:%M UTC")
@@ -117,13 +136,13 @@ def tiles(report: ReportInput) -> list[Tile]:
     kind = shape(report)
     found: list[Tile] = []
     if final is not None:
-        for name, label in ((f"{kind}_AP50", "AP50"), (f"{kind}_AP", "AP"), ("cgF1", "cgF1")):
+        for name, label in ((f"{kind}_AP50", "AP50"), (f"{kind}_AP", "AP"), (_f1_name(report), _f1_name(report))):
             now = final.metrics.get(name)
             was = base.metrics.get(name) if base is not None else None
             note = f"{percent(was)} before training" if was is not None else f"on {final.split}"
             found.append(
                 Tile(
-                    f"{'Mask' if kind == 'segm' else 'Box'} {label}" if label != "cgF1" else label,
+                    f"{'Mask' if kind == 'segm' else 'Box'} {label}" if label in {"AP", "AP50"} else label,
                     percent(now),
                     note,
                     _tone(name, was, now),
@@ -141,7 +160,7 @@ def tiles(report: ReportInput) -> list[Tile]:
     found.append(
         Tile(
             "Time",
-            duration(history.ended_unix_s - history.started_unix_s),
+            rough_duration(history.ended_unix_s - history.started_unix_s),
             f"{history.attempts} attempts" if history.attempts > 1 else "",
         )
     )
@@ -155,6 +174,12 @@ def tiles(report: ReportInput) -> list[Tile]:
             )
         )
     return found
+
+
+def _f1_name(report: ReportInput) -> str:
+    """cgF1, or pmF1 where every image holds every category: cgF1 is 0 there by definition and says nothing."""
+    final = report.scores.final
+    return "pmF1" if final is not None and final.metrics.get("fp_absent_rate") is None else "cgF1"
 
 
 def _tone(name: str, was: float | None, now: float | None) -> str:
@@ -241,7 +266,7 @@ def _loss_chart(report: ReportInput) -> Chart:
     steps, loss = [item.step for item in intervals], _column(intervals, "loss")
     series = [Series("each interval", steps, loss)]
     if len(loss) > 20:
-        series = [Series("smoothed", steps, smoothed(loss)), Series("each interval", steps, loss, dashed=True)]
+        series = [Series("smoothed", steps, smoothed(loss)), Series("each interval", steps, loss, faint=True)]
     return Chart("Loss", "Total loss over the updates", curve(series))
 
 
@@ -269,9 +294,7 @@ def best_evaluation(report: ReportInput) -> Evaluation | None:
 def _terms_chart(report: ReportInput) -> Chart:
     intervals = report.history.intervals
     steps = [item.step for item in intervals]
-    series = [
-        Series(name, steps, smoothed([item.terms.get(name) for item in intervals], weight=0.8)) for name in _TERMS
-    ]
+    series = [Series(name, steps, smoothed([item.terms.get(name) for item in intervals])) for name in _TERMS]
     return Chart("Terms of the loss", "Final layer, before weights, smoothed", curve(series, log=True))
 
 
@@ -279,3 +302,33 @@ def _rate_chart(report: ReportInput) -> Chart:
     intervals = report.history.intervals
     series = [Series("learning rate", [item.step for item in intervals], _column(intervals, "lr"))]
     return Chart("Learning rate", "Of the transformer's group", curve(series))
+
+
+def findings(report: ReportInput) -> list[Finding]:
+    """Return what was found in the data, worst first; a finding that splits share stands once."""
+    found: dict[tuple[str, str, int, str], list[str]] = {}
+    for split, account in report.datasets.items():
+        for problem in account.problems:
+            key = (problem.kind, problem.severity, problem.count, "; ".join(problem.examples[:3]))
+            found.setdefault(key, []).append(split)
+    order = ("bad", "mended", "notice")
+    listed = [
+        Finding(kind, ", ".join(splits), count, severity, examples)
+        for (kind, severity, count, examples), splits in found.items()
+    ]
+    return sorted(listed, key=lambda item: order.index(item.severity)) + _dropped(report)
+
+
+def _dropped(report: ReportInput) -> list[Finding]:
+    train = report.datasets.get("train")
+    if train is None:
+        return []
+    small, crowded = train.dropped.small_always + train.dropped.small_sometimes, train.dropped.crowded_objects
+    listed = []
+    if small:
+        text = f"{train.dropped.small_always} at any scale, {train.dropped.small_sometimes} at the smaller drawn scales"
+        listed.append(Finding("objects_below_the_size_bound", "train", small, "dropped", text))
+    if crowded:
+        text = f"in {train.dropped.crowded_pairs} pairs of image and phrase with too many objects"
+        listed.append(Finding("objects_beyond_the_count_bound", "train", crowded, "dropped", text))
+    return listed
