@@ -114,8 +114,9 @@ class RunStore:
         self._saves += 1
         if self._saver.busy and not wait:
             return self._saver.skip(self._saves, meta)
-        self._saver.join()
-        self._saver.raise_error()
+        if self._saver.last is not None:
+            self._saver.last.wait()
+            self._saver.raise_error()
         job = Job(self._saves, meta, self._plans(tensors), self._new_prefix(meta.step))
         started = time.monotonic()
         self._saver.slab.stage([plan for plan in job.plans if plan.rank == self._place.rank], tensors)

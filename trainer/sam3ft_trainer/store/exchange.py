@@ -76,6 +76,7 @@ class TorchExchange:
 
     def __init__(self, store: Store, *, prefix: str = "sam3ft_store") -> None:
         """Use `store` under `prefix`."""
+        self._origin = store  # the serving side may live in it
         own = store.clone() if isinstance(store, TCPStore | PrefixStore) else store
         self._store = PrefixStore(prefix, own)
 

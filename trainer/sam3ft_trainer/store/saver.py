@@ -140,8 +140,8 @@ class Saver:
 
     @property
     def busy(self) -> bool:
-        """Whether a save of this rank is under way."""
-        return self._thread is not None and self._thread.is_alive()
+        """Whether a save of this rank is under way; its clean-up after the outcome does not count."""
+        return self._last is not None and not self._last.done
 
     @property
     def last(self) -> SaveTicket | None:
@@ -165,13 +165,15 @@ class Saver:
     def begin(self, job: Job) -> SaveTicket:
         """Start the upload of what lies in the slab; not while busy."""
         ticket = SaveTicket(job.meta)
-        self._last = ticket
-        self._thread = threading.Thread(target=self._run, args=(job, ticket), name=f"save-{job.meta.step}", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(
+            target=self._run, args=(job, ticket, self._thread), name=f"save-{job.meta.step}", daemon=True
+        )
+        self._last, self._thread = ticket, thread
+        thread.start()
         return ticket
 
     def join(self, timeout_s: float | None = None) -> None:
-        """Wait for the save under way, its clean-up included."""
+        """Wait for the save under way and all clean-up."""
         if self._thread is not None:
             self._thread.join(timeout_s)
 
@@ -195,7 +197,7 @@ class Saver:
         """Repeat `call` through outages; once something was committed, refused access counts as one."""
         return with_patience(call, outage_s=self._place.outage_s, denied_is_outage=self.newest_step is not None)
 
-    def _run(self, job: Job, ticket: SaveTicket) -> None:
+    def _run(self, job: Job, ticket: SaveTicket, previous: threading.Thread | None) -> None:
         started = time.monotonic()
         try:
             receipt = self._receipt(job)
@@ -208,6 +210,8 @@ class Saver:
             return
         self._account(job, outcome, seconds=time.monotonic() - started)
         ticket.end(outcome)
+        if previous is not None:
+            previous.join()  # one clean-up at a time; joining the newest thread joins all
         if outcome.state in {"skipped", "aborted"}:
             self._discard(job)
         elif outcome.state == "committed" and self._keeper is not None:
