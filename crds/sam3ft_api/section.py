@@ -37,7 +37,7 @@ def cel_rules(rules: tuple[Rule, ...]) -> list[JsonValue]:
 
 
 class Section(BaseModel):
-    """A closed group of the config document's settings: unknown keys are errors, and nothing changes after validation."""
+    """A closed group of the config document's settings: unknown keys are errors, and nothing changes once validated."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=(), use_attribute_docstrings=True

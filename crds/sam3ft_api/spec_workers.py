@@ -24,7 +24,7 @@ from sam3ft_api.section import VALIDATIONS, Rule, SpecSection, without_nulls
 _LABEL_KEYS = {
     VALIDATIONS: [
         {
-            "rule": f"self.all(key, key.size() > 0 && key.size() <= 317 && key.matches(r'{LABEL_KEY}'))",
+            "rule": f"self.all(key, key.matches(r'{LABEL_KEY}'))",
             "message": "a key of nodeSelector is a Kubernetes label such as kubernetes.io/arch",
         }
     ]

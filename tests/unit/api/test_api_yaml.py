@@ -1,10 +1,12 @@
 """The YAML reader: what is refused, and that every message names line, path, value and what is allowed."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from sam3ft_api import limits
+from sam3ft_api.convert import to_training_config
 from sam3ft_api.errors import InvalidConfig
 from sam3ft_api.exit_codes import ExitCode
 from sam3ft_api.yaml import load_finetune, read_yaml
@@ -165,3 +167,14 @@ def test_null_is_the_same_as_absent() -> None:
     assert (1, None, 1008) == (
         finetune.spec.workers.nodes, finetune.spec.slurm, finetune.spec.training.resolution,
     )  # fmt: skip
+
+
+def test_the_examples_of_the_guide_load() -> None:
+    guide = (Path(__file__).parents[3] / "docs/yaml.md").read_text()
+    examples = re.findall(r"```yaml\n(.*?)```", guide, flags=re.DOTALL)
+
+    specs = [load_finetune(example).spec for example in examples]
+
+    assert ["detection", "segmentation"] == [spec.task for spec in specs]
+    for example in examples:
+        assert to_training_config(load_finetune(example), backend="kubernetes")
