@@ -55,7 +55,7 @@ def test_yaml_1_2_is_read_so_that_numbers_and_words_mean_what_they_look_like() -
             ["line 7", "spec.workers.gpuPerNode", "unknown key", "value 8", "did you mean gpusPerNode?", "minNodes"],
         ),
         ("  workers: {gpus_per_node: 8}\n", ["spec.workers.gpus_per_node", "did you mean gpusPerNode?"]),
-        ("  trainning: {}\n", ["line 7", "spec.trainning", "did you mean training?"]),
+        ("  trainingg: {}\n", ["line 7", "spec.trainingg", "did you mean training?"]),
         ("  zzz: 1\n", ["spec.zzz", "known keys here: backend, task, model"]),
         (
             "  training:\n    epochs: 3\n    learningRate: '1e-5'\n",
@@ -75,8 +75,8 @@ def test_yaml_1_2_is_read_so_that_numbers_and_words_mean_what_they_look_like() -
         ("  workers: {resources: {cpu: 1.5}}\n", ["spec.workers.resources.cpu", "1.5", "an amount as Kubernetes"]),
         ("  workers: {nodeSelector: {a b: c}}\n", ["spec.workers.nodeSelector.a b", "a Kubernetes label"]),
         (
-            "  workers:\n    tolerations:\n    - key: a\n      operater: Exists\n",
-            ["line 10", "spec.workers.tolerations[0].operater", "did you mean operator?"],
+            "  workers:\n    tolerations:\n    - key: a\n      operatorr: Exists\n",
+            ["line 10", "spec.workers.tolerations[0].operatorr", "did you mean operator?"],
         ),
         ("  workers: {nodes: 2, maxNodes: 1}\n", ["line 7", "spec.workers", "minNodes <= nodes <= maxNodes"]),
         ("  workers: {gpusPerNode: 8}\n", ["spec: training.globalBatchSize is smaller than", "raise the batch"]),

@@ -55,6 +55,6 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
         key = override.split("=", 1)[0].lstrip("+~")
         if key in str(error) and key not in known_keys():
             close = difflib.get_close_matches(key, known_keys(), n=1)
-            hint = f"; did you mean {close[0]}?" if close else "; see docs/training-config.md for all settings"
+            hint = f"; did you mean {close[0]}?" if close else "; see docs/api.md for all settings"
             return f"override {override!r} names no setting{hint}"
     return f"the overrides cannot be composed: {reason}"
