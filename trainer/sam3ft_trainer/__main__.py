@@ -5,6 +5,8 @@ import importlib
 import os
 import sys
 
+from sam3ft_trainer.run.environment import CPU_ENVIRONMENT
+
 VERBS = {
     "check": "check data, model, storage and memory before any training step",
     "plan": "print what a run would do: updates, memory by part, FLOPs, time",
@@ -20,8 +22,8 @@ VERBS = {
 def main() -> int:
     """Parse the verb, load only its module, run it behind the process edge and return the exit code."""
     # Before torch is imported anywhere: without these, repeated CPU runs differ in their last bits.
-    os.environ.setdefault("PYTORCH_JIT", "0")
-    os.environ.setdefault("MKL_CBWR", "COMPATIBLE")
+    for name, value in CPU_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     parser = argparse.ArgumentParser(prog="python -m sam3ft_trainer", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     wanted = next((word for word in sys.argv[1:] if not word.startswith("-")), "")

@@ -44,7 +44,7 @@ def run_world(folder: Path, world_size: int) -> None:
         cases.append(("detection", "float32", WHOLE if world_size == 1 else 1))
     environment = os.environ | {
         "PYTORCH_JIT": "0",
-        "MKL_CBWR": "COMPATIBLE",
+        "MKL_CBWR": "AUTO,STRICT",
         "OMP_NUM_THREADS": "1",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(free_port()),

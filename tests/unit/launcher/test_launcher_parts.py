@@ -92,7 +92,7 @@ def test_runs_on_a_cpu_get_what_makes_them_repeat():
     assert device_environment(on_cpu=True, threads=2) == {
         "OMP_NUM_THREADS": "2",
         "PYTORCH_JIT": "0",
-        "MKL_CBWR": "COMPATIBLE",
+        "MKL_CBWR": "AUTO,STRICT",
     }
     assert device_environment(on_cpu=False, threads=2) == {"OMP_NUM_THREADS": "2"}
 

@@ -1,4 +1,4 @@
-"""This process on this machine: its device, its threads, and what makes CPU runs repeat bit for bit."""
+"""This process on this machine: its device, its threads, its determinism."""
 
 import hashlib
 import os
@@ -9,8 +9,6 @@ import torch
 from sam3ft_api.errors import InvalidConfig
 from sam3ft_api.training import Precision, RuntimeConfig
 
-CPU_ENVIRONMENT = {"PYTORCH_JIT": "0", "MKL_CBWR": "COMPATIBLE"}
-"""Must stand in the environment before torch is imported: without them repeated CPU runs differ at about 1e-7."""
 
 
 def select_device(wanted: str, *, local_rank: int) -> torch.device:
