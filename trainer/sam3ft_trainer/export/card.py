@@ -110,7 +110,7 @@ def render_card(facts: CardFacts, *, address: str) -> str:
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701 - Markdown, not HTML; `cell` and `quoted` make user text harmless
     )
-    environment.filters |= {"cell": _cell, "quoted": repr, "percent": _percent}
+    environment.filters |= {"cell": _cell, "quoted": _quoted, "percent": _percent}
     template = environment.from_string(resources.files(__package__).joinpath("card.md.jinja").read_text())
     columns = [name for name in METRIC_ORDER if any(row.metrics.get(name) is not None for row in facts.scores)]
     phrase = next((phrase for item in facts.categories for phrase in item.phrases), "object")
@@ -135,6 +135,11 @@ def _cell(value: Any) -> str:
     for character in "\\`*_[]<>|":
         text = text.replace(character, f"\\{character}")
     return text
+
+
+def _quoted(text: str) -> str:
+    """A Python literal that cannot close the fence around the code."""
+    return repr(text).replace("`", "\\x60")
 
 
 def _percent(value: float | None) -> str:

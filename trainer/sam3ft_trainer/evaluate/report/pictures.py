@@ -98,13 +98,18 @@ def _scaled(box_xywh: Sequence[float], scale: float) -> tuple[float, float, floa
 
 def outline(rle: Rle | None, size_hw: tuple[int, int]) -> str:
     """Return the outline of a mask as an SVG path in a picture of `size_hw`; empty without a mask."""
-    if rle is None:
+    if rle is None or not coco_mask.area(dict(rle)):
         return ""
-    mask = Image.fromarray(np.asarray(coco_mask.decode(dict(rle)), dtype=np.uint8) * 255)
-    small = np.asarray(mask.resize((size_hw[1], size_hw[0]), Image.Resampling.BILINEAR), dtype=np.float64) / 255
-    framed = np.pad(small, 1)  # so that a mask at the border of the picture is closed too
+    x, y, w, h = (int(value) for value in coco_mask.toBbox(dict(rle)))
+    crop = Image.fromarray(np.asarray(coco_mask.decode(dict(rle)), dtype=np.uint8)[y : y + h, x : x + w] * 255)
+    scale = np.array([size_hw[1] / rle["size"][1], size_hw[0] / rle["size"][0]])
+    side = np.maximum(1, np.round(scale * [w, h])).astype(int)
+    small = np.asarray(crop.resize((int(side[0]), int(side[1])), Image.Resampling.BILINEAR), dtype=np.float64) / 255
+    framed = np.pad(small, 1)  # so that every line closes
     lines: list[NDArray[np.float64]] = contour_generator(z=framed).lines(0.5)  # type: ignore[assignment]
-    return "".join(_path(line - 0.5) for line in lines if len(line) > _MIN_POINTS)
+    # Sample k of the framed crop is the centre of its pixel k - 1.
+    stretch = scale * [w, h] / side
+    return "".join(_path((line - 0.5) * stretch + scale * [x, y]) for line in lines if len(line) > _MIN_POINTS)
 
 
 def _path(points_K2: NDArray[np.float64]) -> str:
