@@ -28,6 +28,7 @@ from sam3ft_trainer.data.report import allowed
 from sam3ft_trainer.data.sample import Sample, evaluation_sample, train_sample
 from sam3ft_trainer.tensors import Batch
 
+MAX_WAITING_STEPS = 4
 _Task = tuple[int, int, Tensor]
 
 
@@ -71,8 +72,9 @@ class TrainLoader:
     """Yields the steps of one rank from a cursor on, prepared ahead by threads.
 
     What it yields depends on data, configuration, cursor, rank, world size and micro-batch only, never on timing.
-    Steps that wait and images that are being read stay within `runtime.prefetch_bytes` together; beyond it only the
-    step that is being put together goes on. Use it as a context manager, or call `close`.
+    Steps that wait and images that are being read stay within `runtime.prefetch_bytes` together, and at most
+    MAX_WAITING_STEPS wait; beyond it only the step that is being put together goes on. Use it as a context manager, or
+    call `close`.
     """
 
     def __init__(
@@ -210,7 +212,11 @@ class TrainLoader:
         """Wait until a further step may be put together; False when the loader is closed."""
         with self._room:
             self._room.wait_for(
-                lambda: self._is_closed or self._waiting_steps == 0 or self._waiting_bytes < self._limit
+                lambda: (
+                    self._is_closed
+                    or self._waiting_steps == 0
+                    or (self._waiting_steps < MAX_WAITING_STEPS and self._waiting_bytes < self._limit)
+                )
             )
             return not self._is_closed
 

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
+START_AHEAD = 8
+START_AHEAD_PER_THREAD = 4
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
@@ -12,9 +14,9 @@ Result = TypeVar("Result")
 class OrderedPrefetch(Generic[Task, Result]):
     """Runs `work` on tasks in a pool of threads, and yields the results in the order of the tasks.
 
-    Results are the same for any number of threads. Tasks are started while the bytes of started and unreturned ones
-    stay below the limit; one is always allowed. Nothing is started outside a call of `next`, so a limit shared with
-    others can be enforced by the caller.
+    Results are the same for any number of threads. Tasks are started while there is room for the bytes of started and
+    unreturned ones, and no more than keep the threads busy; one is always allowed. Nothing is started outside a call of
+    `next`, so that the caller can share the room with others.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class OrderedPrefetch(Generic[Task, Result]):
         self._work = work
         self._tasks = tasks
         self._has_room = has_room
+        self._most = START_AHEAD + START_AHEAD_PER_THREAD * threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="sam3ft-decode")
         self._started: deque[tuple[Future[Result], int]] = deque()
         self._bytes = 0
@@ -59,7 +62,7 @@ class OrderedPrefetch(Generic[Task, Result]):
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _top_up(self) -> None:
-        while not self._started or self._has_room(self._bytes):
+        while not self._started or (len(self._started) < self._most and self._has_room(self._bytes)):
             task = next(self._tasks, None)
             if task is None:
                 return

@@ -220,7 +220,7 @@ def _without_invisible(pair: Pair) -> Pair:
     """Return the pair without objects whose mask a crop has cut away although a corner of their box is left."""
     if pair.masks_NSS is None or pair.mask_valid_N is None:
         return pair
-    seen = ~pair.mask_valid_N | pair.masks_NSS.flatten(1).any(dim=1)
+    seen = ~pair.mask_valid_N | pair.masks_NSS.flatten(1).bool().any(dim=1)
     return pair._replace(
         boxes_N4=pair.boxes_N4[seen.numpy()], masks_NSS=pair.masks_NSS[seen], mask_valid_N=pair.mask_valid_N[seen]
     )
