@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import Sam3Config
@@ -59,7 +60,7 @@ def read_config(folder: Path) -> Sam3Config:
         )
     try:
         config: Sam3Config = Sam3Config.from_dict(document)
-    except (TypeError, ValueError, KeyError) as error:
+    except (StrictDataclassError, TypeError, ValueError, KeyError) as error:
         raise ModelUnusable(f"{folder / 'config.json'} does not describe a SAM 3 model: {error}") from error
     return config
 

@@ -30,7 +30,7 @@ ALLOWED_FILES = (
     "LICENSE*",
 )
 """What is fetched: never a pickle, never code."""
-_ADDRESS = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
+_ADDRESS = re.compile(r"hf://(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>[\w./-]+))?")
 
 
 def parse_hub_address(uri: str) -> tuple[str, str | None]:
@@ -68,12 +68,15 @@ def fetch(uri: str, *, folder: Path | None = None) -> tuple[Path, str]:
             f"Hub repository {repo} has no revision {revision!r}; name a branch, tag or commit"
         ) from error
     except LocalEntryNotFoundError as error:
+        refusal = error.__cause__
+        if isinstance(refusal, HfHubHTTPError) and _status(refusal) in (401, 403):
+            raise ModelUnusable(_denied(repo, refusal, "the token is not allowed to read it")) from error
         raise StorageUnavailable(
             f"the Hub at {constants.ENDPOINT} does not answer, and {repo} is not in the cache: {error}; "
             "check the network, or fetch the model into a folder on a machine that has one"
         ) from error
     except HfHubHTTPError as error:
-        if error.response is not None and error.response.status_code in (401, 403):
+        if _status(error) in (401, 403):
             raise ModelUnusable(_denied(repo, error, "the token is not allowed to read it")) from error
         raise StorageUnavailable(f"the Hub at {constants.ENDPOINT} failed for {repo}: {error}") from error
     except OSError as error:
@@ -86,9 +89,12 @@ def _commit(path: Path) -> str | None:
     return path.name if re.fullmatch(r"[0-9a-f]{40}", path.name) else None
 
 
+def _status(error: HfHubHTTPError) -> int | None:
+    return None if error.response is None else error.response.status_code
+
+
 def _denied(repo: str, error: HfHubHTTPError, cause: str) -> str:
-    status = error.response.status_code if error.response is not None else "no answer"
     return (
-        f"access to Hub repository {repo} was refused ({status}): {cause}. Open {constants.ENDPOINT}/{repo}, accept "
+        f"access to Hub repository {repo} was refused ({_status(error)}): {cause}. Open {constants.ENDPOINT}/{repo}, accept "
         "the terms with your account, and set HF_TOKEN to a token of that account with read access"
     )

@@ -4,7 +4,7 @@ Weights are copied into parameters that were allocated before (assigning mapped 
 with it the last bits of results). Every key is accounted for; nothing is initialised silently.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -179,10 +179,27 @@ def _load_folder(
     return LoadedModel(sam3.to(device=device, dtype=dtype), tokenizer, origin, digest, report, weights)
 
 
-@torch.no_grad()
-def _fill(sam3: Sam3Model, weights: FolderWeights) -> tuple[LoadReport, str]:
-    """Copy every tensor of the folder into the model, and return the account and the digest."""
-    state = sam3.state_dict()
+def inspect_model(uri: str, config: ModelConfig, *, resolution: int) -> tuple[str, Sam3Config]:
+    """Return a line about the model and its architecture, having read no weight: configuration, keys and tokenizer.
+
+    Raises:
+        InvalidConfig, ModelUnusable, StorageUnavailable: as `load_model`, for everything that the headers show.
+    """
+    if uri.startswith(PRESET_SCHEME):
+        return f"{uri}, random weights", _adapted(preset_config(uri.removeprefix(PRESET_SCHEME)), config, resolution)
+    folder = hub.fetch(uri)[0] if uri.startswith(hub.SCHEME) else _folder(uri)
+    sam3_config = _adapted(read_config(folder), config, resolution)
+    weights = FolderWeights.scan(folder)
+    Tokenizer.from_folder(folder, vocabulary=sam3_config.text_config.vocab_size)
+    state = allocate_meta(sam3_config).state_dict()
+    _refuse_missing(state, weights)
+    ignored = f", {weights.num_tracker} of the video tracker ignored" if weights.num_tracker else ""
+    unexpected = len(set(weights.tensors) - set(state))
+    ignored += f", {unexpected} unexpected" if unexpected else ""
+    return f"{uri}, {len(state)} tensors{ignored}", sam3_config
+
+
+def _refuse_missing(state: Mapping[str, Tensor], weights: FolderWeights) -> None:
     missing = tuple(sorted(set(state) - set(weights.tensors)))
     if missing:
         raise ModelUnusable(
@@ -190,6 +207,13 @@ def _fill(sam3: Sam3Model, weights: FolderWeights) -> tuple[LoadReport, str]:
             f"{', '.join(missing[:_SHOWN])}{', ...' if len(missing) > _SHOWN else ''}; it is incomplete or of another "
             "architecture, and sam3ft does not train half-initialised models"
         )
+
+
+@torch.no_grad()
+def _fill(sam3: Sam3Model, weights: FolderWeights) -> tuple[LoadReport, str]:
+    """Copy every tensor of the folder into the model, and return the account and the digest."""
+    state = sam3.state_dict()
+    _refuse_missing(state, weights)
     dtypes: dict[str, int] = {}
     digest = TensorDigest()
     for name, stored in weights.read(sorted(state)):

@@ -137,6 +137,8 @@ class PhraseCache:
         if not new:
             return 0
         device = self._sam3.text_projection.weight.device
+        if device.type == "meta":
+            raise RuntimeError(f"the text encoder was released; {len(new)} phrases come too late: {new[:3]}")
         ids, masks, truncated = self._tokenizer.encode(new)
         plain = Checkpointing()
         with without_autocast(device):
