@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from sam3ft_api.training import TrainingConfig
 from sam3ft_trainer.data.dataset import CocoDataset, open_dataset
 from sam3ft_trainer.evaluate.postprocess import Limits
 from sam3ft_trainer.evaluate.read import truth_of
-from sam3ft_trainer.evaluate.report.build import build_report, collect
+from sam3ft_trainer.evaluate.report.build import build_report, collect, save_pictures
 from sam3ft_trainer.evaluate.report.history import read_history, tell
 from sam3ft_trainer.evaluate.report.pictures import make_pictures, outline
 from sam3ft_trainer.evaluate.report.plots import Series, curve, smoothed
@@ -141,8 +142,8 @@ def work_dir(tmp_path: Path, config: TrainingConfig, dataset: CocoDataset, truth
     rows = tuple(row.model_copy(update={"name": HOSTILE}) for row in scores.per_class)
     final = scores.model_copy(update={"per_class": rows}).without_pictures()
     (folder / "scores.json").write_text(json.dumps({"final": final.model_dump(mode="json")}))
-    pictures = make_pictures(dataset, truth, scores, threshold=0.5).model_copy(update={"categories": (HOSTILE,)})
-    (folder / "pictures.json").write_text(pictures.model_dump_json())
+    hostile = replace(truth, categories=dict.fromkeys(truth.categories, HOSTILE))
+    save_pictures(folder, dataset, hostile, scores, threshold=0.5)
     return folder
 
 

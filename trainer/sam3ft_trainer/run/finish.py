@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from sam3ft_trainer.evaluate.hf_call import score_hf_call
 from sam3ft_trainer.evaluate.read import truth_of
-from sam3ft_trainer.evaluate.report.build import build_report
+from sam3ft_trainer.evaluate.report.build import CONFIG, build_report, save_pictures
 from sam3ft_trainer.evaluate.report.document import FinalScores
 from sam3ft_trainer.evaluate.scores import SplitScores
 from sam3ft_trainer.export.package import ExportResult
@@ -128,6 +128,12 @@ def _record(run: Session, final: RunScores, exported: ExportResult | None) -> No
     final = final.model_copy(update={"export": None if exported is None else exported.address})
     write_atomically(work_dir / SCORES_FILE, final.model_dump_json(indent=1))
     reports = {split: dataset.report.to_json() for split, dataset in run.foundation.datasets.items()}
+    if not (work_dir / CONFIG).exists():
+        write_atomically(work_dir / CONFIG, run.config.model_dump_json(indent=1))
+    if final.final is not None:
+        dataset = run.foundation.datasets[final.final.split]
+        truth = truth_of(dataset, masks=run.config.scratch.enable_segmentation)
+        save_pictures(work_dir, dataset, truth, final.final, threshold=run.config.evaluation.score_threshold)
     if not (work_dir / "dataset.json").exists():
         write_atomically(work_dir / "dataset.json", json.dumps(reports))
     run.store.finalize(run.commit_meta())

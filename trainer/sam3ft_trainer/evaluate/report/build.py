@@ -11,17 +11,21 @@ Reads, each if it is there:
 so that a report can be built at any time, also of a run that goes on or has failed.
 """
 
-import os
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import BaseModel, TypeAdapter
 
 from sam3ft_api.training import TrainingConfig
+from sam3ft_trainer.data.dataset import CocoDataset
 from sam3ft_trainer.data.report import DatasetReport
 from sam3ft_trainer.evaluate.report.document import FinalScores, Pictures, ReportInput
 from sam3ft_trainer.evaluate.report.history import read_history
+from sam3ft_trainer.evaluate.report.pictures import make_pictures
 from sam3ft_trainer.evaluate.report.render import render
+from sam3ft_trainer.evaluate.scores import SplitScores
+from sam3ft_trainer.evaluate.truth import Truth
+from sam3ft_trainer.run.files import write_atomically
 
 EVENTS, CONFIG, DATASET, SCORES, PICTURES = (
     "events.jsonl",
@@ -42,13 +46,17 @@ def build_report(work_dir: Path, out: Path) -> None:
         pydantic.ValidationError: one of the files is JSON of another form.
         OSError: `out` cannot be written.
     """
-    text = render(collect(work_dir))
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(out, render(collect(work_dir)))
+
+
+def save_pictures(work_dir: Path, dataset: CocoDataset, truth: Truth, scores: SplitScores, *, threshold: float) -> None:
+    """Write `pictures.json`: the images whose detections `scores` has kept, with truth and detections drawn on them.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    made = make_pictures(dataset, truth, scores, threshold=threshold)
+    write_atomically(work_dir / PICTURES, made.model_dump_json())
 
 
 def collect(work_dir: Path) -> ReportInput:

@@ -15,6 +15,8 @@ _SENTENCES = {
     "cool_down": "the time budget ended the run early: the last step became {total_steps}",
     "stopped": "asked to stop ({kind}); the state of step {step} was saved",
     "stopped_early": "no better value in {evaluations} evaluations: training ended early",
+    "chosen": "the weights of step {step} were handed over: {why}",
+    "best_unusable": "the commit of the best step, {step}, could not be read again",
     "already_complete": "started again, but the run was complete already",
     "save_skipped": "a checkpoint was skipped because the one before was still being written",
 }

@@ -26,6 +26,7 @@ METRICS: Mapping[str, str] = {
     "cgF1": "Finds the objects and is silent where there are none",
     "pmF1": "F1 over all objects, where there are any",
     "IL_MCC": "Knows whether a phrase is present, -100 to 100",
+    "control_bbox_AP50": "Control: the same boxes against other images' annotations",
     "fp_absent_rate": "False alarms where the phrase is absent",
 }
 """Every metric that is shown, and how the table names it."""
