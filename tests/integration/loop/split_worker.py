@@ -106,7 +106,7 @@ def run_case(out: Path, case: Case, group: Group) -> None:
         batches = [make_batch(piece, masks=masks) for piece in pieces]
         local = sum_counts(local_counts(batch.targets, segmentation=masks) for batch in batches)
         counts = GlobalCounts(*group.sum([local.num_boxes, local.num_pairs, local.num_mask_pairs]))
-        result = stepper.step(feed.put(batches), counts, step=step, total_steps=STEPS)
+        result = stepper.step(feed.put(batches), counts, step=step, total_steps=STEPS, num_images=len(window.image_ids))
         losses.append(result.read().loss)
         seen.append([image_id for piece in pieces for image_id in piece])
     gathered = group.gather(seen)

@@ -1,5 +1,6 @@
 """What stands before a run is claimed: ranks, data, weights, optimizer, and how it all fits into memory."""
 
+import os
 from dataclasses import dataclass
 
 import torch
@@ -44,7 +45,14 @@ def lay_foundation(config: TrainingConfig, *, device: torch.device, group: Group
     machine.settle(device, config.runtime, precision=config.scratch.precision, committed_threads=None)
     reporter.progress(state="loading", message="planning memory and loading the model", force=True)
     architecture = read_model_config(config.model.uri, config.model, resolution=config.scratch.resolution)
-    memory = lay_out_memory(config, architecture, datasets["train"], device=device, world_size=group.world_size)
+    memory = lay_out_memory(
+        config,
+        architecture,
+        datasets["train"],
+        device=device,
+        world_size=group.world_size,
+        processes_here=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+    )
     reporter.event("memory_planned", **memory.summary())
     loaded = load_model(
         config.model.uri,

@@ -1,7 +1,6 @@
 """How a run fits the memory at hand: images per forward pass, and what is recomputed in backward."""
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -63,18 +62,32 @@ def workload_of(config: TrainingConfig, train: CocoDataset, images: int) -> Work
 
 
 def lay_out_memory(
-    config: TrainingConfig, sam3_config: Sam3Config, train: CocoDataset, *, device: torch.device, world_size: int
+    config: TrainingConfig,
+    sam3_config: Sam3Config,
+    train: CocoDataset,
+    *,
+    device: torch.device,
+    world_size: int,
+    processes_here: int,
 ) -> MemoryLayout:
     """Choose the largest micro-batch that fits, recomputing no more than that needs.
 
     Call it before weights are on the device: the plan counts them.
+
+    Args:
+        config: the run's settings.
+        sam3_config: architecture, its image size set.
+        train: for the number of phrases and objects of an image.
+        device: whose memory is free now.
+        world_size: processes that share the global batch.
+        processes_here: processes that share this machine's memory, without devices of their own.
 
     Raises:
         DeviceOutOfMemory: not even one image fits with everything recomputed; says what is needed and what is there.
     """
     budget = int(free_memory_bytes(device) * USABLE_SHARE)
     if device.type == "cpu":
-        budget //= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        budget //= processes_here
 
     def trace(images: int, parts: tuple[Part, ...]) -> MemoryPlan:
         workload = workload_of(config, train, images)

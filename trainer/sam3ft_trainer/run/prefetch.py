@@ -56,7 +56,7 @@ class DeviceFeed:
         self._device = device
         self._encode = encode
         self._dtype = dtype
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def put(self, batches: Sequence[Batch]) -> list[DeviceBatch]:
         """Start copying; returns at once with CUDA. Call `ready` before the first kernel that reads the result."""

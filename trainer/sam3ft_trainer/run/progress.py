@@ -1,7 +1,7 @@
 """What a finished step adds to progress, log and curves; only at the log interval, and a step late."""
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sam3ft_trainer.run.step import StepNumbers, StepResult
 
@@ -14,27 +14,25 @@ class Pace:
 
     def __init__(self) -> None:
         """Start the clock."""
-        self._last_s = time.monotonic()
-        self._last_images = 0
-        self._started_s = self._last_s
-        self._steps = 0
+        self._started_s = self._last_s = time.monotonic()
+        self._steps = self._images = 0
 
-    def count_step(self) -> None:
-        """A step has ended."""
+    def count_step(self, images: int) -> None:
+        """A step of `images` images over all ranks has ended."""
         self._steps += 1
+        self._images += images
 
     @property
     def seconds_per_step(self) -> float:
         """Average over this attempt, evaluations and checkpoints included; 0 before the first step."""
         return (time.monotonic() - self._started_s) / self._steps if self._steps else 0.0
 
-    def interval(self, images_seen: int) -> float | None:
-        """Return images per second since the last call, None at the first."""
+    def interval(self) -> float | None:
+        """Return images per second since the last call; None when no time has passed."""
         now = time.monotonic()
-        images, seconds = images_seen - self._last_images, now - self._last_s
-        is_first = self._last_images == 0
-        self._last_s, self._last_images = now, images_seen
-        return None if is_first or seconds <= 0 else images / seconds
+        images, seconds = self._images, now - self._last_s
+        self._last_s, self._images = now, 0
+        return images / seconds if seconds > 0 else None
 
 
 def report_step(run: "Session", result: StepResult, numbers: StepNumbers) -> None:
@@ -43,10 +41,10 @@ def report_step(run: "Session", result: StepResult, numbers: StepNumbers) -> Non
     At the interval all ranks take part, because the terms of the loss are summed over them.
     """
     state, every = run.state, run.config.runtime.log_every
-    run.pace.count_step()
+    run.pace.count_step(result.num_images)
     done = result.step + 1
     left = state.total_steps - done
-    changes = {
+    changes: dict[str, Any] = {
         "state": "training",
         "step": done,
         "total_steps": state.total_steps,
@@ -63,7 +61,7 @@ def report_step(run: "Session", result: StepResult, numbers: StepNumbers) -> Non
         return
     gathered = run.group.gather(numbers.terms)
     terms = _sum_terms(gathered) if gathered is not None else {}
-    images_per_s = run.pace.interval(state.images_seen)
+    images_per_s = run.pace.interval()
     run.reporter.progress(**changes, images_per_s=images_per_s)
     run.reporter.event(
         "train_interval",

@@ -56,6 +56,7 @@ class StepResult:
         grad_norm: float32 scalar, global L2 norm before clipping.
         applied: bool scalar, False when all ranks skipped the update.
         learning_rate: of the transformer group.
+        num_images: images of all ranks.
         image_ids: images of this rank, for the bundle of a skipped step.
         phrases: phrases of this rank.
         has_scaler: an fp16 gradient scaler took part.
@@ -67,6 +68,7 @@ class StepResult:
     grad_norm: Tensor
     applied: Tensor
     learning_rate: float
+    num_images: int
     image_ids: tuple[int, ...]
     phrases: tuple[str, ...]
     has_scaler: bool = False
@@ -125,7 +127,9 @@ class Stepper:
             device.type, dtype=AUTOCAST_DTYPE[precision], enabled=precision != "fp32", cache_enabled=True
         )
 
-    def step(self, batches: Sequence[DeviceBatch], counts: GlobalCounts, *, step: int, total_steps: int) -> StepResult:
+    def step(
+        self, batches: Sequence[DeviceBatch], counts: GlobalCounts, *, step: int, total_steps: int, num_images: int
+    ) -> StepResult:
         """Do optimizer step `step` of `total_steps` on this rank's micro-batches.
 
         Args:
@@ -133,6 +137,7 @@ class Stepper:
             counts: sums over the global batch, equal on all ranks.
             step: from 0.
             total_steps: last step of the schedule.
+            num_images: images of the global batch, for the record.
         """
         self.optimizer.zero_grad(set_to_none=True)
         loss = torch.zeros((), device=self._device, dtype=torch.float64 if self._is_double() else torch.float32)
@@ -153,6 +158,7 @@ class Stepper:
             grad_norm=grad_norm,
             applied=applied,
             learning_rate=rate,
+            num_images=num_images,
             image_ids=tuple(image_id for batch in batches for image_id in batch.image_ids),
             phrases=tuple(dict.fromkeys(phrase for batch in batches for phrase in batch.phrases)),
             has_scaler=self.scaler.is_enabled(),
@@ -171,7 +177,7 @@ class Stepper:
         reseed(self._config.scratch.seed_value, step, batch.image_ids[0] if batch.image_ids else -1)
         network = self._network
         quiet = isinstance(network, DistributedDataParallel) and not synchronise
-        with network.no_sync() if quiet else contextlib.nullcontext():  # type: ignore[operator,union-attr]
+        with network.no_sync() if quiet else contextlib.nullcontext():  # type: ignore[operator]
             with self._spans.span("forward"):
                 with self._autocast:
                     predictions = network(
@@ -184,7 +190,7 @@ class Stepper:
                     )
                 output = compute_loss(predictions.float(), batch.targets, counts, self._config.loss)
             with self._spans.span("backward"):
-                self.scaler.scale(output.total).backward()
+                self.scaler.scale(output.total).backward()  # type: ignore[no-untyped-call]
         return output.total.detach(), {name: value.detach() for name, value in output.terms.items()}
 
     def _set_rates(self, step: int, total_steps: int) -> float:

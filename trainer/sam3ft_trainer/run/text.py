@@ -47,10 +47,8 @@ class LiveText:
 
     def encode(self, phrases: Sequence[str]) -> EncodedText:
         """Run the text encoder, for evaluation."""
-        inputs = self.inputs(phrases)
-        return self._model.encode_text(
-            inputs["input_ids_TK"].to(self._device), inputs["attention_mask_TK"].to(self._device)
-        )
+        ids, mask, _ = self._tokenizer.encode(phrases)
+        return self._model.encode_text(ids.to(self._device), mask.to(self._device))
 
     def _row(self, phrase: str) -> tuple[Tensor, Tensor]:
         if phrase not in self._rows:

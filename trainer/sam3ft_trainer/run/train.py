@@ -58,7 +58,13 @@ def _loop(run: Session) -> None:
             previous = None
             _cool_down(run)
         run.feed.ready(on_device)
-        result = run.stepper.step(on_device, agreed.counts, step=run.state.step, total_steps=run.state.total_steps)
+        result = run.stepper.step(
+            on_device,
+            agreed.counts,
+            step=run.state.step,
+            total_steps=run.state.total_steps,
+            num_images=len(batches.image_ids),
+        )
         _advance(run, batches)
         with run.spans.span("log"):
             _read(run, previous)
@@ -137,9 +143,9 @@ def _read(run: Session, result: StepResult | None) -> None:
         )
         if run.state.skips_within_window() > run.config.optim.non_finite_budget:
             raise NonFiniteLoss(
-                f"{run.state.skips_within_window()} of the last 1,000 updates had a non-finite loss or gradient, and "
-                f"optim.non_finite_budget allows {run.config.optim.non_finite_budget}; the last was step {result.step}. "
-                f"Lower the learning rate, use bf16 or fp32, or look at the bundles in {path.parent}"
+                f"{run.state.skips_within_window()} of the last 1,000 updates had a non-finite loss or gradient, "
+                f"{run.config.optim.non_finite_budget} are allowed (optim.non_finite_budget); the last was step "
+                f"{result.step}. Lower the learning rate, use bf16 or fp32, or look at the bundles in {path.parent}"
             )
     report_step(run, result, numbers)
 

@@ -12,9 +12,9 @@ from sam3ft_api.worker import (
     ENV_RESULT_FILE,
     ENV_WORK_DIR,
 )
+from sam3ft_trainer.run.environment import CPU_ENVIRONMENT
 from sam3ft_trainer.run.launcher.child import ENV_LOG_FILE
 from sam3ft_trainer.run.launcher.files import WorkFolder
-from sam3ft_trainer.run.environment import CPU_ENVIRONMENT
 
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 

@@ -1,0 +1,111 @@
+"""`check`: everything that can refuse a run, looked at before any training step and without a device being taken."""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from sam3ft_api.errors import InvalidConfig, StorageDenied
+from sam3ft_api.training import TrainingConfig
+from sam3ft_trainer.commands.edge import add_output_option
+from sam3ft_trainer.data.check import check_dataset
+from sam3ft_trainer.data.layout import Split
+from sam3ft_trainer.data.report import DatasetReport
+from sam3ft_trainer.run.files import write_atomically
+from sam3ft_trainer.run.preflight import Preflight, examine
+from sam3ft_trainer.run.worker import read_config
+
+SHOWN_CLASSES = 20
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this verb."""
+    parser.add_argument("--config", type=Path, required=True, help="config document (JSON)")
+    parser.add_argument("--nproc", type=int, default=1, help="processes that will share the work")
+    parser.add_argument("--save", type=Path, help="also write the account of the data set here, as JSON")
+    parser.add_argument("--no-decode", action="store_true", help="do not decode every image")
+    add_output_option(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check and print; returns 0, or raises the error that refuses the run."""
+    config = read_config(arguments.config)
+    if arguments.nproc > config.scratch.train_batch_size:
+        raise InvalidConfig(
+            f"{arguments.nproc} processes share a global batch of {config.scratch.train_batch_size} images, so some "
+            "would never get one; start fewer processes or raise training.globalBatchSize"
+        )
+    quiet = arguments.output == "json"
+    reports = check_dataset(
+        config,
+        decode=not arguments.no_decode,
+        threads=len(os.sched_getaffinity(0)),
+        progress=_silent if quiet else _Ticker(),
+    )
+    preflight = examine(config, processes=arguments.nproc)
+    if arguments.save is not None:
+        _save(arguments.save, reports)
+    if quiet:
+        document = {"datasets": {split: report.to_json() for split, report in reports.items()}}
+        sys.stdout.write(json.dumps(document | {"preflight": preflight.to_json()}) + "\n")
+    else:
+        sys.stdout.write("\n".join(_lines(config, reports, preflight)) + "\n")
+    return 0
+
+
+def _save(path: Path, reports: dict[Split, DatasetReport]) -> None:
+    try:
+        write_atomically(path, json.dumps({split: report.to_json() for split, report in reports.items()}))
+    except OSError as error:
+        raise StorageDenied(f"{path} cannot be written: {error.strerror}; name another file") from error
+
+
+def _silent(_split: Split, _done: int, _all: int) -> None:
+    """Say nothing."""
+
+
+class _Ticker:
+    """Progress of the decoding: one line that is rewritten on a terminal, a line per quarter elsewhere."""
+
+    def __init__(self) -> None:
+        self._is_terminal = sys.stderr.isatty()
+
+    def __call__(self, split: Split, done: int, total: int) -> None:
+        """Show `done` of `total` images of `split`."""
+        if self._is_terminal:
+            sys.stderr.write(f"\rchecking {split}: {done}/{total} images" + ("\n" if done == total else ""))
+        elif done == total or (total >= 1000 and done % (total // 4) == 0):
+            sys.stderr.write(f"checking {split}: {done}/{total} images\n")
+
+
+def _lines(config: TrainingConfig, reports: dict[Split, DatasetReport], preflight: Preflight) -> list[str]:
+    lines = []
+    for split, report in reports.items():
+        lines.append(f"{split:<6} {report.images} images, {report.annotations} annotations ({report.address})")
+        asked = [category for category in report.categories if category.asked]
+        lines += [
+            f"         {category.name}: {category.objects} objects in {category.images} images, "
+            f"asked as {', '.join(repr(phrase) for phrase in category.phrases)}"
+            for category in asked[:SHOWN_CLASSES]
+        ]
+        if len(asked) > SHOWN_CLASSES:
+            lines.append(f"         and {len(asked) - SHOWN_CLASSES} more categories")
+        lines += _problem_lines(report)
+    lines += preflight.lines()
+    lines.append(f"ready to train {config.task} with {config.model.uri} at {config.scratch.resolution} px")
+    return lines
+
+
+def _problem_lines(report: DatasetReport) -> list[str]:
+    lines = []
+    for problem in report.problems:
+        lines.append(f"         {problem.severity}: {problem.kind.replace('_', ' ')} ({problem.count})")
+        lines += [f"           {example}" for example in problem.examples[:2]]
+    dropped: dict[str, Any] = {
+        "objects too small for data.bounds.min_area at any scale": report.dropped.small_always,
+        "objects too small at the smallest scale only": report.dropped.small_sometimes,
+        "objects in pairs above data.bounds.max_objects_per_phrase": report.dropped.crowded_objects,
+    }
+    return lines + [f"         left out in training: {count} {what}" for what, count in dropped.items() if count]

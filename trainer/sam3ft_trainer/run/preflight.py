@@ -1,0 +1,123 @@
+"""What a run needs besides its data: a readable model, memory, and room for its checkpoints."""
+
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sam3ft_api.errors import StorageDenied
+from sam3ft_api.training import TrainingConfig
+from sam3ft_trainer.data.dataset import open_dataset
+from sam3ft_trainer.model.load import inspect_model
+from sam3ft_trainer.run.machine import select_device
+from sam3ft_trainer.run.memory import MemoryLayout, lay_out_memory
+from sam3ft_trainer.store.uri import parse_address
+
+GIB = 1 << 30
+SPARE_COMMITS = 1
+"""A new commit is written before an old one is deleted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """What was found.
+
+    Attributes:
+        model: where the weights come from, with the account of keys.
+        device: cpu or cuda.
+        micro_batch: images per forward pass.
+        checkpointed: parts recomputed in backward.
+        memory_bytes: the plan's need on the device.
+        memory_budget_bytes: what may be used.
+        commit_bytes: size of one commit.
+        disk_bytes: what checkpoints and export need at most, in the folders they go to; 0 for a bucket.
+        disk_free_bytes: what is free there; None for a bucket.
+    """
+
+    model: str
+    device: str
+    micro_batch: int
+    checkpointed: tuple[str, ...]
+    memory_bytes: int
+    memory_budget_bytes: int
+    commit_bytes: int
+    disk_bytes: int
+    disk_free_bytes: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """Return the account for people."""
+        recomputed = ", ".join(self.checkpointed) or "nothing"
+        lines = [
+            f"model  {self.model}",
+            f"memory {self.memory_bytes / GIB:.2f} of {self.memory_budget_bytes / GIB:.2f} GiB on the {self.device}",
+            f"       {self.micro_batch} images per pass, recomputing {recomputed}",
+        ]
+        if self.disk_free_bytes is not None:
+            lines.append(
+                f"disk   {self.disk_bytes / GIB:.2f} of {self.disk_free_bytes / GIB:.2f} GiB free "
+                f"(a commit has {self.commit_bytes / GIB:.2f})"
+            )
+        return lines
+
+
+def examine(config: TrainingConfig, *, processes: int) -> Preflight:
+    """Look at model, memory and disk; nothing is written, no weight is loaded.
+
+    Args:
+        config: the run's settings.
+        processes: that will share this machine and the work.
+
+    Raises:
+        ModelUnusable: keys are missing, or the folder is of another kind.
+        DeviceOutOfMemory: a step does not fit, whatever is recomputed.
+        StorageDenied: the disk has less room than the run needs, or a folder cannot be written.
+    """
+    description, architecture = inspect_model(config.model.uri, config.model, resolution=config.scratch.resolution)
+    device = select_device(config.runtime.device, local_rank=0)
+    train = open_dataset(config, "train")
+    layout = lay_out_memory(config, architecture, train, device=device, world_size=processes, processes_here=processes)
+    commit_bytes = _commit_bytes(layout)
+    needed, free = _disk(config, layout, commit_bytes)
+    return Preflight(
+        model=description,
+        device=device.type,
+        micro_batch=layout.micro_batch,
+        checkpointed=layout.checkpointed,
+        memory_bytes=layout.plan.total,
+        memory_budget_bytes=layout.budget,
+        commit_bytes=commit_bytes,
+        disk_bytes=needed,
+        disk_free_bytes=free,
+    )
+
+
+def _commit_bytes(layout: MemoryLayout) -> int:
+    plan = layout.plan
+    return plan.weights + plan.optimizer + plan.ema
+
+
+def _disk(config: TrainingConfig, layout: MemoryLayout, commit_bytes: int) -> tuple[int, int | None]:
+    """Return bytes needed and free where checkpoints go; buckets are not asked for their room.
+
+    Raises:
+        StorageDenied: there is less than that.
+    """
+    address = config.checkpoint.uri
+    if address is None or parse_address(address).scheme != "file":
+        return 0, None
+    kept = config.checkpoint.keep_last + config.checkpoint.keep_best + SPARE_COMMITS
+    needed = kept * commit_bytes + (layout.plan.weights if config.export.uri else 0)
+    folder = Path(parse_address(address).path)
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise StorageDenied(
+            f"{folder} has {free / GIB:.2f} GiB free, and {kept} commits of {commit_bytes / GIB:.2f} GiB and the "
+            f"export need {needed / GIB:.2f}; lower checkpoint.keepLast, free space, or name another checkpoint.uri"
+        )
+    return needed, free
