@@ -38,6 +38,22 @@ def _state(step: int) -> dict[str, Tensor]:
     }
 
 
+class Gated(Store):
+    """Holds uploads back until `gate` is open; then fails them with `error` if there is one."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store._backend, address=store.address, folder=store.folder)
+        self.gate = threading.Event()
+        self.gate.set()
+        self.error: Exception | None = None
+
+    def put(self, key: str, data: bytes | memoryview | Path) -> None:
+        self.gate.wait(20)
+        if self.error is not None:
+            raise self.error
+        super().put(key, data)
+
+
 @pytest.fixture(scope="session")
 def state_at() -> Callable[[int], dict[str, Tensor]]:
     """The state of a step, the same in every call."""
@@ -115,3 +131,20 @@ def run_ranks() -> Callable[..., list[Any]]:
         return results
 
     return run
+
+
+@pytest.fixture
+def gate(request: pytest.FixtureRequest) -> Callable[[Store], Gated]:
+    """Put a gate before a store; it is open, and opened again at the end."""
+
+    def before(store: Store) -> Gated:
+        gated = Gated(store)
+        request.addfinalizer(gated.gate.set)
+        return gated
+
+    return before
+
+
+@pytest.fixture
+def gated(gate: Callable[[Store], Gated], folder_store: Store) -> Gated:
+    return gate(folder_store)

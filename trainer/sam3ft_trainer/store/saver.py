@@ -83,7 +83,13 @@ class SaveTicket:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something worth telling, collected in the background and handed over by `RunStore.poll`."""
+    """Something worth telling, collected in the background and handed over by `RunStore.poll`.
+
+    Attributes:
+        name: save_skipped, checkpoint_committed, checkpoint_skipped, checkpoint_aborted, checkpoint_failed,
+            checkpoints_retired, orphans_swept or cleanup_failed.
+        fields: JSON values: step, seq, bytes, seconds, message and so on.
+    """
 
     name: str
     fields: Mapping[str, Any]
@@ -91,7 +97,16 @@ class Event:
 
 @dataclass(slots=True)
 class Counters:
-    """Totals of this incarnation on this rank."""
+    """Totals of this incarnation on this rank.
+
+    Attributes:
+        committed: saves that became commits.
+        skipped: saves that came due while one was under way on some rank.
+        aborted: saves that a silent peer prevented.
+        uploaded_bytes: bytes of tensor files this rank has written.
+        cleanup_failures: deletions that failed.
+        staged_s: time the training stood still for copies, s.
+    """
 
     committed: int = 0
     skipped: int = 0
@@ -103,7 +118,17 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a rank stands: what stays the same over all saves of an incarnation."""
+    """Where a rank stands: what stays the same over all saves of an incarnation.
+
+    Attributes:
+        rank: of this process, 0 to world_size - 1.
+        world_size: processes of the round.
+        generation: of the claim.
+        nonce: of the claim; begins every key in the exchange.
+        dataset_digest: of the training annotations.
+        outage_s: how long an unanswered request is repeated, s.
+        peer_timeout_s: how long rank 0 waits for the others' receipts, s.
+    """
 
     rank: int
     world_size: int
@@ -198,24 +223,28 @@ class Saver:
         return with_patience(call, outage_s=self._place.outage_s, denied_is_outage=self.newest_step is not None)
 
     def _run(self, job: Job, ticket: SaveTicket, previous: threading.Thread | None) -> None:
-        started = time.monotonic()
         try:
-            receipt = self._receipt(job)
-            uploaded = time.monotonic()
-            outcome = self._settle(job, receipt)
-            self.settle_s = time.monotonic() - uploaded
+            outcome = self._save(job)
+            ticket.end(outcome)
+            if previous is not None:
+                previous.join()  # one clean-up at a time; joining the newest thread joins all
+            if outcome.state in {"skipped", "aborted"}:
+                self._discard(job)
+            elif outcome.state == "committed" and self._keeper is not None:
+                self._keep(self._keeper)
         except BaseException as error:  # noqa: BLE001 - edge of the thread: handed to the main thread by poll()
             self._fail(error)
-            ticket.end(Outcome(state="failed", error=name_of(error), message=str(error)))
-            return
-        self._account(job, outcome, seconds=time.monotonic() - started)
-        ticket.end(outcome)
-        if previous is not None:
-            previous.join()  # one clean-up at a time; joining the newest thread joins all
-        if outcome.state in {"skipped", "aborted"}:
-            self._discard(job)
-        elif outcome.state == "committed" and self._keeper is not None:
-            self._keep()
+            ticket.end(ticket.outcome or Outcome(state="failed", error=name_of(error), message=str(error)))
+
+    def _save(self, job: Job) -> Outcome:
+        started = time.monotonic()
+        receipt = self._receipt(job)
+        uploaded = time.monotonic()
+        outcome = self._settle(job, receipt)
+        ended = time.monotonic()
+        self.settle_s = ended - uploaded
+        self._account(job, outcome, seconds=ended - started)
+        return outcome
 
     def _receipt(self, job: Job) -> Receipt:
         try:
@@ -341,10 +370,9 @@ class Saver:
         except (StorageDenied, StorageUnavailable) as error:
             self._cleanup_failed(error)
 
-    def _keep(self) -> None:
-        assert self._keeper is not None  # noqa: S101 - asked by the caller; narrows the type
+    def _keep(self, keeper: Keeper) -> None:
         try:
-            for name, fields in self._keeper.tidy():
+            for name, fields in keeper.tidy():
                 self.tell(name, **fields)
         except Fenced as error:
             self._fail(error)

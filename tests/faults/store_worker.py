@@ -1,0 +1,163 @@
+"""A rank that saves steps until it is told to stop or killed; forked from a nursery so that each start is cheap.
+
+The nursery has imported everything and has never used a store, so that its children may. It reads one JSON line a
+request: {"start": job} answers the child's pid, {"reap": pid} waits and answers its exit code. Its end ends all.
+
+Run with a job as its only argument the file does that job in its own process.
+"""
+
+import itertools
+import json
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sam3ft_api.errors import Sam3ftError
+from sam3ft_api.training import CheckpointConfig, IdentityConfig
+from sam3ft_trainer.store.checkpoint import RunStore, open_run_store
+from sam3ft_trainer.store.exchange import LocalExchange, tcp_exchange
+from sam3ft_trainer.store.objects import Store
+from sam3ft_trainer.store.opening import StoreOptions
+from sam3ft_trainer.store.records import CommitMeta, RunFacts
+from sam3ft_trainer.store.uri import open_store
+
+WRONG_STATE = 99
+"""Exit code of a worker that was given back other bytes than were saved."""
+
+
+class Dying(Store):
+    """Kills its own process before or after the n-th request."""
+
+    def __init__(self, store: Store, *, request: int, when: str) -> None:
+        """Count from 0; `when` is before or after."""
+        super().__init__(store._backend, address=store.address, folder=store.folder)
+        self._numbers, self._last, self._when = itertools.count(), request, when
+
+    def _request(self, call: Any, *args: Any) -> Any:
+        is_last = next(self._numbers) == self._last  # requests come from several threads
+        if is_last and self._when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        answer = call(*args)
+        if is_last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return answer
+
+    def put(self, key: str, data: Any) -> None:
+        """As `Store.put`, counted; so are the others."""
+        self._request(super().put, key, data)
+
+    def put_if_absent(self, key: str, data: bytes) -> None:
+        """Counted."""
+        self._request(super().put_if_absent, key, data)
+
+    def head(self, key: str) -> Any:
+        """Counted."""
+        return self._request(super().head, key)
+
+    def delete_prefix(self, prefix: str) -> None:
+        """Counted."""
+        self._request(super().delete_prefix, prefix)
+
+    def get_range(self, key: str, start: int, length: int) -> Any:
+        """Counted."""
+        return self._request(super().get_range, key, start, length)
+
+
+def state_at(step: int, megabytes: int) -> dict[str, Tensor]:
+    """Return the state of a step: the same numbers in every process, other ones for every step."""
+    ramp = torch.arange(megabytes << 17, dtype=torch.float32)
+    return {
+        "model/weight": ramp * (step + 1),
+        "optimizer/weight/exp_avg": ramp - step,
+        "optimizer/weight/step": torch.tensor(float(step)),
+        "ema/seen": torch.arange(9) + step,
+    }
+
+
+def main(job: dict[str, Any]) -> int:
+    """Do a job; the exit code is that of the error table."""
+    torch.set_num_threads(1)
+    try:
+        return _work(job)
+    except Sam3ftError as error:
+        _say(job, error=type(error).__name__, message=str(error))
+        return int(error.code)
+
+
+def _work(job: dict[str, Any]) -> int:
+    run = _open(job)
+    targets = {name: torch.full_like(tensor, 7) for name, tensor in state_at(0, job["megabytes"]).items()}
+    restored = run.restore(targets)
+    first = 0
+    if restored is not None:
+        first = restored.step
+        expected = state_at(first, job["megabytes"])
+        if any(not torch.equal(expected[name], targets[name]) for name in expected):
+            return WRONG_STATE
+    _say(job, resumed=first, message="" if restored is None else restored.message)
+    for step in range(first + 1, first + 1 + job["steps"]):
+        ticket = run.save(
+            state_at(step, job["megabytes"]), CommitMeta(step=step, cursor={"next": step}), wait=step % 2 == 0
+        )
+        if ticket.wait().state == "committed":
+            _say(job, committed=step)
+        run.poll()
+        time.sleep(job.get("pause_s", 0.0))
+    run.close()
+    return 0
+
+
+def _open(job: dict[str, Any]) -> RunStore:
+    rank, world_size = job["rank"], job["world_size"]
+    exchange = (
+        LocalExchange() if world_size == 1 else tcp_exchange("127.0.0.1", job["port"], rank=rank, world_size=world_size)
+    )
+    store = open_store(job["address"], create=True)
+    if job.get("die") is not None:
+        store = Dying(store, **job["die"])
+    return open_run_store(
+        CheckpointConfig(uri=job["address"], keep_last=job.get("keep_last", 3)),
+        IdentityConfig(),
+        RunFacts(task="detection", numbers_digest="n", dataset_digest="d", model_digest="m"),
+        rank=rank,
+        world_size=world_size,
+        exchange=exchange,
+        options=StoreOptions(outage_s=1.0, peer_timeout_s=job.get("peer_timeout_s", 20.0)),
+        store=store,
+    )
+
+
+def _say(job: dict[str, Any], **words: Any) -> None:
+    descriptor = os.open(job["said"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(descriptor, json.dumps({"rank": job["rank"], **words}).encode() + b"\n")
+    os.close(descriptor)
+
+
+def _nursery() -> None:
+    children: set[int] = set()
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "start" in request:
+            pid = os.fork()
+            if pid == 0:
+                os._exit(main(request["start"]))
+            children.add(pid)
+            answer = pid
+        else:
+            pid = request["reap"]
+            answer = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            children.discard(pid)
+        print(json.dumps(answer), flush=True)
+    for pid in children:
+        os.kill(pid, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        sys.exit(main(json.loads(sys.argv[1])))
+    _nursery()
