@@ -17,7 +17,7 @@ TOKEN = "a-token-of-this-test-0123456789"  # noqa: S105 - guards nothing
 SCRIPTED = Path(__file__).with_name("scripted_worker.py")
 
 
-def wait_for(condition: Callable[[], Any], *, within_s: float = 30.0, what: str = "the condition") -> Any:
+def wait_for(condition: Callable[[], Any], *, within_s: float = 90.0, what: str = "the condition") -> Any:
     """Return the first true value of `condition`."""
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
@@ -44,7 +44,7 @@ class Node:
         self.output = folder / "launcher.log"
         self.termination_log = folder / "termination.json"
 
-    def wait(self, within_s: float = 40.0) -> int:
+    def wait(self, within_s: float = 120.0) -> int:
         """Return the exit code as a shell shows it."""
         code = self.process.wait(within_s)
         return 128 - code if code < 0 else code

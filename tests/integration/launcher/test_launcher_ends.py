@@ -51,7 +51,7 @@ def test_a_device_that_does_not_fit_one_image_ends_with_16(site: Site):
 def test_an_eviction_saves_and_ends_with_20(site: Site):
     site.start_coordinator()
     node = site.start_node("until-flag", arguments=("--nproc", "2"))
-    node.wait_for_starts(1, rank=1)
+    node.wait_for_starts(1, local_rank=1)
     node.signal(signal.SIGTERM)
 
     assert node.wait() == ExitCode.INTERRUPTED
@@ -94,23 +94,23 @@ def test_a_worker_that_ignores_sigterm_is_killed_with_what_it_started(site: Site
 
 def test_a_second_signal_ends_at_once_without_a_checkpoint(site: Site):
     site.start_coordinator()
-    node = site.start_node("deaf,sleep=60")
+    node = site.start_node("deaf,sleep=200")
     pid = node.wait_for_starts(1)[0]["pid"]
     node.signal(signal.SIGINT)
     wait_for(lambda: "once more ends at once" in node.text())
     node.signal(signal.SIGINT)
 
-    assert node.wait(within_s=5) == ExitCode.TERMINATED
+    assert node.wait(within_s=20) == ExitCode.TERMINATED
     assert not is_alive(pid)
 
 
 def test_an_eviction_that_takes_too_long_is_cut_off_at_its_deadline(site: Site):
     site.start_coordinator()
-    node = site.start_node("sleep=60", arguments=("--eviction-grace-s", "1"))
+    node = site.start_node("sleep=200", arguments=("--eviction-grace-s", "1"))
     node.wait_for_starts(1)
     node.signal(signal.SIGTERM)
 
-    assert node.wait(within_s=10) == ExitCode.TERMINATED
+    assert node.wait(within_s=30) == ExitCode.TERMINATED
     assert "before a checkpoint could be saved" in node.termination().message
 
 

@@ -1,6 +1,8 @@
 """Two launchers on one machine form one group."""
 
+import os
 import signal
+import time
 
 from launcher_site import Site, is_alive, wait_for
 
@@ -9,7 +11,7 @@ from sam3ft_api.exit_codes import ExitCode
 
 def test_a_verdict_of_one_node_ends_the_other_and_a_late_joiner(site: Site):
     site.start_coordinator("--nodes", "2", "--max-nodes", "3")
-    first = site.start_node("sleep=60", slot=0)
+    first = site.start_node("sleep=200", slot=0)
     second = site.start_node("sleep=0.3,result=11", slot=1)
 
     assert second.wait() == ExitCode.INVALID_DATASET
@@ -27,14 +29,35 @@ def test_a_lost_node_makes_the_other_form_again_and_a_newcomer_waits_for_a_commi
     second = site.start_node("until-flag", slot=1)
     lost = second.wait_for_starts(1)[0]
     assert (lost["RANK"], lost["WORLD_SIZE"]) == ("1", "2")
+    killed_at = time.time()
     second.signal(signal.SIGKILL)
 
     alone = first.wait_for_starts(2)[1]
     assert alone["WORLD_SIZE"] == "1"
+    assert alone["at"] - killed_at < 15  # 0.4 s on an idle machine, and tests share one
     assert not is_alive(lost["pid"])
-    again = site.start_node("result=0", "sleep=60", slot=1)
+    again = site.start_node("result=0", "sleep=200", slot=1)
     assert first.wait() == 0
     assert again.wait() == 0
+    assert [start["WORLD_SIZE"] for start in first.starts()] == ["2", "1", "2"]
+
+
+def test_a_silent_node_is_replaced_by_a_smaller_group_and_comes_back_when_it_wakes(site: Site):
+    site.start_coordinator("--nodes", "2", "--min-nodes", "1")
+    first = site.start_node("until-flag", "until-flag", "result=0", slot=0)
+    second = site.start_node("until-flag", "sleep=200", slot=1)
+    pids = [second.process.pid, second.wait_for_starts(1)[0]["pid"]]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    silent_at = time.time()
+
+    alone = first.wait_for_starts(2)[1]
+    assert alone["WORLD_SIZE"] == "1"
+    assert alone["at"] - silent_at < 20  # 3 s on an idle machine
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+    assert first.wait() == 0
+    assert second.wait() == 0
     assert [start["WORLD_SIZE"] for start in first.starts()] == ["2", "1", "2"]
 
 
