@@ -47,6 +47,14 @@ def test_run_lengths_that_no_tool_writes_are_refused(text: bytes) -> None:
         decode_runs(text)
 
 
+def test_negative_runs_are_refused_even_when_they_sum_to_the_image() -> None:
+    """The text 5O8 holds the runs 5, -1 and 8, which sum to the twelve pixels."""
+    assert decode_runs(b"5O8").tolist() == [5, -1, 8]
+
+    with pytest.raises(BadSegmentation, match="a run of -1 pixels"):
+        read_segmentation({"size": [3, 4], "counts": "5O8"}, 3, 4)
+
+
 def test_any_text_is_refused_or_covers_the_image_exactly() -> None:
     generator = np.random.default_rng(0)
     outcomes = set()

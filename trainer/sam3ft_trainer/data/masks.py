@@ -94,7 +94,9 @@ def _run_lengths(value: dict[str, Any], height: int, width: int) -> bytes:
         runs = decode_runs(counts.encode("utf-8"))
     else:
         raise BadSegmentation(f"an RLE whose counts are {type(counts).__name__}; allowed are a list or a string")
-    if runs.sum() != height * width or (runs < 0).any():
+    if (runs < 0).any():
+        raise BadSegmentation(f"an RLE with a run of {int(runs.min())} pixels; runs are 0 or more")
+    if runs.sum() != height * width:
         raise BadSegmentation(
             f"an RLE whose counts sum to {int(runs.sum())}, but the image has {height} x {width} pixels, "
             f"which is {height * width}"
