@@ -130,16 +130,16 @@ def test_each_phrase_is_encoded_once_for_the_whole_split(model: TrainingModel) -
 def test_shares_of_two_ranks_give_the_scores_of_one(model: TrainingModel) -> None:
     truth = _truth([1, 2, 3])
     alone = evaluate_split(
-        model, [_batch([1]), _batch([2]), _batch([3])], truth, CONFIG, text=CountingText(model), plan=_plan()
+        model, [_batch([1]), _batch([2]), _batch([3])], truth, CONFIG, text=CountingText(model), plan=_plan(pictures=3)
     )
     second = Peer(rank=1, answer=alone.model_dump(mode="json"))
     # Rank 1 repeats image 1, as samplers do that pad shares to equal length.
     on_second = evaluate_split(
-        model, [_batch([2]), _batch([1])], truth, CONFIG, text=CountingText(model), plan=_plan(group=second)
+        model, [_batch([2]), _batch([1])], truth, CONFIG, text=CountingText(model), plan=_plan(group=second, pictures=3)
     )
     first = Peer(rank=0, others=[second.sent])
     together = evaluate_split(
-        model, [_batch([1]), _batch([3])], truth, CONFIG, text=CountingText(model), plan=_plan(group=first)
+        model, [_batch([1]), _batch([3])], truth, CONFIG, text=CountingText(model), plan=_plan(group=first, pictures=3)
     )
 
     assert alone == on_second

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import Sam3Model
+from transformers import Sam3Model, Sam3VideoConfig, Sam3VideoModel
 
 from sam3ft_api.errors import ModelUnusable, StorageDenied
 from sam3ft_api.training import ModelConfig
@@ -24,7 +24,9 @@ from sam3ft_trainer.export.package import ExportPlan, export_model
 from sam3ft_trainer.export.publish import MANIFEST, verify_folder
 from sam3ft_trainer.export.reload import run
 from sam3ft_trainer.model.load import LoadedModel, load_model
+from sam3ft_trainer.model.presets import preset_config
 from sam3ft_trainer.model.processor import build_processor
+from sam3ft_trainer.model.text import PhraseCache, byte_tokenizer
 from sam3ft_trainer.tensors import Batch, Targets
 
 SIDE = 112
@@ -237,3 +239,36 @@ def test_large_weights_are_split_over_files(
 
     assert len(list(plain_folder.glob("model-*.safetensors"))) >= 2
     assert state.keys() == Sam3Model.from_pretrained(plain_folder).state_dict().keys()
+
+
+@pytest.mark.usefixtures("same_process")
+def test_a_detector_from_a_video_folder_with_text_put_away_exports_as_a_plain_model(
+    inputs: CheckInputs, tmp_path: Path
+) -> None:
+    detector = preset_config("tiny-micro")
+    tracker = {
+        "model_type": "sam3_tracker_video",
+        "vision_config": {
+            "model_type": "sam3_vision_model",
+            "backbone_config": detector.vision_config.backbone_config.to_dict(),
+            "fpn_hidden_size": 32,
+        },
+        "memory_attention_num_layers": 1,
+    }
+    config = Sam3VideoConfig(detector_config=detector.to_dict(), tracker_config=tracker)
+    config.image_size = SIDE
+    Sam3VideoModel(config).save_pretrained(tmp_path / "video")
+    byte_tokenizer().save_pretrained(tmp_path / "video")
+    loaded = load_model(str(tmp_path / "video"), MODEL, resolution=SIDE, device="cpu", seed=1)
+    cache = PhraseCache(loaded.sam3, loaded.tokenizer)
+    cache.add(["red blood cell"])
+    cache.release_encoder()
+    cache.restore_encoder(loaded.source)
+
+    result = export_model(loaded.sam3, loaded.tokenizer, _facts(), _plan(tmp_path / "out", inputs, tmp_path))
+
+    assert 0.0 == result.check.largest_difference
+    assert "sam3" == json.loads((tmp_path / "out" / "config.json").read_text())["model_type"]
+    names = set(load_file(tmp_path / "out" / "model.safetensors"))
+    assert not {name for name in names if name.startswith(("detector_model.", "tracker"))}
+    assert "text_encoder.text_model.final_layer_norm.weight" in names
