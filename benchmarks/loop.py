@@ -10,6 +10,7 @@ The last line is JSON.
 """
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -59,9 +60,7 @@ def run(folder: Path, steps: int, batch: int) -> list[dict[str, float]]:
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"PYTHONUNBUFFERED": "1"})
     events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
     logged = [event for event in events if event["event"] == "train_interval"]
-    return [
-        event["spans"] | {"wall": event["ts"] - before["ts"]} for before, event in zip(logged, logged[1:], strict=False)
-    ]
+    return [event["spans"] | {"wall": event["ts"] - before["ts"]} for before, event in itertools.pairwise(logged)]
 
 
 def judge(intervals: list[dict[str, float]], *, every: int) -> dict[str, object]:

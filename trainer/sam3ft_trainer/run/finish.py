@@ -76,6 +76,14 @@ def finish(run: Session) -> None:
     run.group.barrier()
 
 
+def report_again(run: Session) -> None:
+    """Make the report of a complete run once more if it is not there: the run may have been killed while writing it."""
+    work_dir = run.environment.work_dir
+    run.reporter.progress(state="finished", message="complete", step=run.state.step, force=True)
+    if run.group.rank == 0 and (work_dir / SCORES_FILE).exists() and not (work_dir / REPORT_FILE).exists():
+        build_report(work_dir, work_dir / REPORT_FILE)
+
+
 def _choose(run: Session) -> Chosen:
     """Load the best commit's weights when they are not the last ones."""
     state, selection = run.state, run.state.selection

@@ -59,8 +59,10 @@ def report_step(run: "Session", result: StepResult, numbers: StepNumbers) -> Non
     if done % every and done != state.total_steps:
         run.reporter.progress(**changes)
         return
-    gathered = run.group.gather(numbers.terms)
-    terms = _sum_terms(gathered) if gathered is not None else {}
+    gathered = run.group.gather({"terms": numbers.terms, "tally": run.tally.take()}) or []
+    terms = _sum_terms([share["terms"] for share in gathered])
+    tallies = [share["tally"] for share in gathered]
+    _tell_quarantined(run, tallies)
     images_per_s = run.pace.interval()
     run.reporter.progress(**changes, images_per_s=images_per_s)
     run.reporter.event(
@@ -73,6 +75,8 @@ def report_step(run: "Session", result: StepResult, numbers: StepNumbers) -> Non
         images_per_s=images_per_s,
         eta_s=changes["eta_s"],
         terms=terms,
+        dropped_small=sum(tally["dropped_small"] for tally in tallies),
+        dropped_crowded=sum(tally["dropped_crowded"] for tally in tallies),
         spans={name: round(seconds, 4) for name, seconds in run.spans.take().items()},
     )
     run.reporter.scalars(
@@ -80,6 +84,16 @@ def report_step(run: "Session", result: StepResult, numbers: StepNumbers) -> Non
         {"train/loss": numbers.loss, "train/grad_norm": numbers.grad_norm, "train/lr": result.learning_rate}
         | {f"terms/{name}": value for name, value in terms.items()},
     )
+
+
+def _tell_quarantined(run: "Session", tallies: list[dict[str, Any]]) -> None:
+    """One event for each image that could not be read, and their number in the progress; rank 0."""
+    for tally in tallies:
+        for image_id, reason in tally["quarantined"]:
+            run.bad_images[image_id] = reason
+            run.reporter.event("image_quarantined", image_id=image_id, reason=reason)
+    if run.bad_images:
+        run.reporter.progress(bad_images=len(run.bad_images))
 
 
 def _sum_terms(gathered: list[dict[str, float]]) -> dict[str, float]:

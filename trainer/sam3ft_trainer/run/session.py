@@ -22,6 +22,7 @@ from sam3ft_trainer.run.progress import Pace
 from sam3ft_trainer.run.spans import Spans
 from sam3ft_trainer.run.state import LoopState
 from sam3ft_trainer.run.step import Stepper
+from sam3ft_trainer.run.tally import Tally
 from sam3ft_trainer.run.tensors import all_tensors
 from sam3ft_trainer.run.text import TextSource
 from sam3ft_trainer.run.watchdog import Watchdog
@@ -52,6 +53,8 @@ class Session:
         steps_per_epoch: optimizer steps of one pass over the data.
         is_complete: the log already holds the run's final entry.
         flag: the request seen before this step, if any.
+        tally: what the loader left out since the last log line.
+        bad_images: images that could not be read, with the reason; rank 0 knows those of all ranks.
         progress_state: what the run is doing apart from the evaluation or save of the moment.
     """
 
@@ -75,6 +78,8 @@ class Session:
     flag: Flag | None = None
     progress_state: str = "training"
     trace_file: TextIO | None = None
+    tally: Tally = field(default_factory=Tally)
+    bad_images: dict[int, str] = field(default_factory=dict)
     _started_s: float = field(default_factory=time.monotonic)
     _elapsed_before_s: float = 0.0
     _committed_s: float = field(default_factory=time.monotonic)

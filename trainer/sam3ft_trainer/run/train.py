@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from sam3ft_api.errors import Interrupted, NonFiniteLoss, Regroup
 from sam3ft_api.training import TrainingConfig
 from sam3ft_api.worker import FlagKind
+from sam3ft_trainer.data.draw import draw_batch
 from sam3ft_trainer.data.pipeline import StepBatches
 from sam3ft_trainer.loss.total import local_counts, sum_counts
 from sam3ft_trainer.run.bundle import write_bundle
-from sam3ft_trainer.run.finish import finish
+from sam3ft_trainer.run.finish import finish, report_again
 from sam3ft_trainer.run.horizon import is_evaluation_due
 from sam3ft_trainer.run.progress import report_step
 from sam3ft_trainer.run.scoring import score_baseline, score_selection
@@ -23,6 +24,9 @@ from sam3ft_trainer.run.setup import open_session
 from sam3ft_trainer.run.step import StepResult
 from sam3ft_trainer.run.worker import LastWord, WorkerEnvironment
 from sam3ft_trainer.tensors import GlobalCounts
+
+FIRST_BATCH = "first_batch.png"
+"""Name, inside the work folder, of the picture of the first micro-batch with its boxes, masks and phrases."""
 
 
 def train(config: TrainingConfig, environment: WorkerEnvironment, last_word: LastWord) -> None:
@@ -34,7 +38,7 @@ def train(config: TrainingConfig, environment: WorkerEnvironment, last_word: Las
     with open_session(config, environment, last_word) as run:
         if run.is_complete:
             run.reporter.event("already_complete", step=run.state.step)
-            run.reporter.progress(state="finished", force=True)
+            report_again(run)
             return
         score_baseline(run)
         _loop(run)
@@ -44,6 +48,7 @@ def train(config: TrainingConfig, environment: WorkerEnvironment, last_word: Las
 def _loop(run: Session) -> None:
     previous: StepResult | None = None
     upcoming = run.next_batches()
+    _draw_first(run, upcoming)
     while not run.state.is_finished:
         with run.spans.span("data"):
             batches = upcoming if upcoming is not None else run.next_batches()
@@ -76,6 +81,13 @@ def _loop(run: Session) -> None:
         with run.spans.span("data"):
             upcoming = None if run.state.is_finished else run.next_batches()
     _read(run, previous)
+
+
+def _draw_first(run: Session, batches: StepBatches) -> None:
+    """Draw the first micro-batch of the run as the model will see it: the quickest way to notice wrong annotations."""
+    batch = batches.micro_batches[0]
+    if run.group.rank == 0 and run.state.step == 0 and batch.image_ids:
+        draw_batch(batch, run.environment.work_dir / FIRST_BATCH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +130,7 @@ def _advance(run: Session, batches: StepBatches) -> None:
     """Count the step that has been asked for; with CUDA it may still be running."""
     state = run.state
     run.trace(batches)
+    run.tally.add(batches)
     if run.ema is not None:
         # Also after a skipped update, which may not be known yet: the average then moves towards unchanged weights.
         run.ema.update(run.model.sam3)
