@@ -14,9 +14,10 @@ from sam3ft_launch.cli.follow import follow, view_for
 from sam3ft_launch.cli.output import OutputFormat, emit
 from sam3ft_launch.cli.summary import ending, ending_lines
 from sam3ft_launch.cli.trainer import ask_trainer, show_trainer
+from sam3ft_launch.local.atomic import write_text
 from sam3ft_launch.local.backend import LocalBackend
 from sam3ft_launch.local.record import RunRecord, read_record
-from sam3ft_launch.local.rundir import RUNS_FOLDER, RunDir
+from sam3ft_launch.local.rundir import DATASET_FILE, RUNS_FOLDER, RunDir
 from sam3ft_launch.prepare import Prepared, new_uid, plan_here
 
 
@@ -65,7 +66,7 @@ def drive(session: Session, *, detach: bool, output: OutputFormat) -> int:
     """
     _refuse_if_live(session)
     _announce(session, output)
-    check(session.plan.config, output=output)
+    check(session, output=output)
     handle = session.backend.submit(session.backend.render(session.plan))
     if detach:
         _say_detached(session, handle, output)
@@ -79,18 +80,24 @@ def drive(session: Session, *, detach: bool, output: OutputFormat) -> int:
     return int(end["code"])
 
 
-def check(config: TrainingConfig, *, output: OutputFormat) -> None:
+def check(session: Session, *, output: OutputFormat) -> None:
     """Have the trainer look at data, model, storage and memory before any training step.
+
+    Its account of the data set goes into the run folder, where the report finds it; a refusal leaves no folder behind.
 
     Raises:
         Sam3ftError: it refused, with its own code; for people it has said why already.
     """
-    with config_file(config) as path:
-        arguments = ["check", "--config", str(path)]
+    with config_file(session.plan.config) as path:
+        account = path.with_name(DATASET_FILE)
+        processes = str(session.plan.processes_per_node)
+        arguments = ["check", "--config", str(path), "--nproc", processes, "--save", str(account)]
         if output is OutputFormat.JSON:
             emit(event="checked", **ask_trainer(arguments).document_or_raise())
         else:
             show_trainer(arguments)
+        session.folder.create()
+        write_text(session.folder.dataset, account.read_text(encoding="utf-8"))
 
 
 @contextmanager

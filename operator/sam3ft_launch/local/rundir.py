@@ -25,6 +25,8 @@ from sam3ft_api.worker import PROGRESS_FILE
 _LOCK_POLL_S = 0.05
 RUNS_FOLDER = "runs"
 """Parent, in the current folder, of run folders that are not named with --run-dir."""
+DATASET_FILE = "dataset.json"
+"""Name, inside the work folder, of the account of the data set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,11 @@ class RunDir:
     def report(self) -> Path:
         """The report for people."""
         return self.work / "report.html"
+
+    @property
+    def dataset(self) -> Path:
+        """The check's account of the data set (JSON)."""
+        return self.work / DATASET_FILE
 
     @property
     def scores(self) -> Path:

@@ -39,8 +39,10 @@ def test_a_run_that_ends_well_says_where_things_are(cli: Cli):
 
 
 def test_the_run_folder_holds_the_file_and_the_document(cli: Cli):
-    cli("run", "cells.yaml", "--set", "training.epochs=9", "--run-dir", "elsewhere")
+    ended = cli("run", "cells.yaml", "--set", "training.epochs=9", "--run-dir", "elsewhere", "--nproc", "2")
 
+    assert "--nproc 2" in ended.stdout
+    assert '{"train": {"images": 3}}' == (cli.folder / "elsewhere/work/dataset.json").read_text()
     assert "# --set training.epochs=9\n" in (cli.folder / "elsewhere/finetune.yaml").read_text()
     assert f'"uri": "{cli.folder}/elsewhere/checkpoints"' in (cli.folder / "elsewhere/config.json").read_text()
 
