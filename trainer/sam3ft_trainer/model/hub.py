@@ -95,6 +95,6 @@ def _status(error: HfHubHTTPError) -> int | None:
 
 def _denied(repo: str, error: HfHubHTTPError, cause: str) -> str:
     return (
-        f"access to Hub repository {repo} was refused ({_status(error)}): {cause}. Open {constants.ENDPOINT}/{repo}, accept "
-        "the terms with your account, and set HF_TOKEN to a token of that account with read access"
+        f"access to Hub repository {repo} was refused ({_status(error)}): {cause}. Open {constants.ENDPOINT}/{repo}, "
+        "accept the terms with your account, and set HF_TOKEN to a token of that account with read access"
     )
