@@ -189,6 +189,15 @@ def test_a_partly_annotated_pair_has_no_union_mask(make_scene: Callable[..., Any
     assert 64 == torch.count_nonzero(found[1])
 
 
+def test_a_pair_whose_objects_have_no_mask_has_no_union_mask(make_scene: Callable[..., Any]) -> None:
+    scene = make_scene((4, 1))  # the fifth object has no mask
+
+    found = gradients(scene, loss_of(scene).total)["semantic_B1hw"]
+
+    assert 64 == torch.count_nonzero(found[0])
+    assert 0 == torch.count_nonzero(found[1])
+
+
 def test_presence_is_unknown_where_a_partly_annotated_pair_has_no_object(make_scene: Callable[..., Any]) -> None:
     scene = make_scene((0, 0, 1), exhaustive=(False, True, False))
 
