@@ -288,7 +288,6 @@ class Rounds:
             self._send(node.peer, Stop(round=formation.number, reason=reason))
             if node.state is NodeState.DONE:
                 node.become(NodeState.CONNECTED, node.since_s)
-        formation.done.clear()
 
     def _has_joiner(self, formation: Formation) -> bool:
         if formation.done or len(formation.members) >= self.settings.max_nodes:

@@ -1,6 +1,5 @@
 """Deaths and outages of launchers and coordinator, with real processes."""
 
-import os
 import signal
 import sys
 import time
@@ -63,17 +62,39 @@ def test_a_request_to_stop_is_honoured_while_the_coordinator_is_away(site: Site)
     assert node.wait(within_s=30) == ExitCode.INTERRUPTED
 
 
-def test_as_pid_1_it_reaps_strangers_and_still_sees_its_worker_s_code(site: Site):
-    orphan = f"{sys.executable} -c 'import os,time; os.fork() or (time.sleep(0.5), os._exit(3))' &"
+ORPHANING = """
+import os, sys, time
+from pathlib import Path
+if os.fork() == 0:
+    if os.fork() == 0:
+        time.sleep(0.5)
+    os._exit(3)
+os.wait()
+time.sleep(0.2)
+
+def children_of(parent):
+    stats = [path.read_text().rpartition(")")[2].split() for path in Path("/proc").glob("[0-9]*/stat")]
+    return sum(int(fields[1]) == parent for fields in stats)
+
+before = children_of(os.getppid())
+time.sleep(1.5)
+Path(os.environ["SAM3FT_WORK_DIR"], "children").write_text(f"{before} {children_of(os.getppid())}")
+sys.exit(11)
+"""
+AS_PARENT_OF_ORPHANS = (
+    "import ctypes, os, sys; ctypes.CDLL(None).prctl(36, 1, 0, 0, 0); os.execv(sys.argv[1], sys.argv[1:])"
+)
+
+
+def test_orphans_are_reaped_and_a_worker_s_code_is_still_seen(site: Site):
+    """PR_SET_CHILD_SUBREAPER (36) makes the launcher the parent of orphans, as PID 1 of a container is."""
     site.start_coordinator()
-    worker = ("/bin/sh", "-c", f"{orphan} sleep 1.5; ls -d /proc/[0-9]* > $SAM3FT_WORK_DIR/seen; exit 11")
-    node = site.start_node(command=worker, prefix=("unshare", "--pid", "--fork", "--mount-proc", "--kill-child"))
+    node = site.start_node(
+        command=(sys.executable, "-c", ORPHANING), prefix=(sys.executable, "-c", AS_PARENT_OF_ORPHANS)
+    )
 
     assert node.wait() == ExitCode.INVALID_DATASET
-    seen = (node.work / "seen").read_text().split()
-    assert "/proc/1" in seen
-    assert len(seen) <= 4  # launcher, shell, ls, and nothing that nobody reaps
-    assert os.getpid() != 1
+    assert (node.work / "children").read_text() == "2 1"
 
 
 def test_a_launcher_without_a_readable_config_ends_with_10(site: Site):

@@ -130,6 +130,21 @@ def test_the_gate_opens_at_the_deadline_with_min_nodes_and_counts_only_the_livin
     assert run.heard(0, Round)[0].members == ("n0", "n1")
 
 
+def test_the_gate_s_deadline_begins_again_when_nobody_waits_any_more():
+    run = Run(nodes=2, min_nodes=1, max_nodes=2, gate_deadline_s=30)
+    run.join(0)
+    run.drop(0)
+    run.wait(25)
+    run.silent.discard(0)
+    run.join(0)
+    run.wait(29)
+    assert run.heard(0, Round) == []
+
+    run.wait(1.5)
+
+    assert len(run.heard(0, Round)) == 1
+
+
 def test_below_min_nodes_the_gate_stays_shut_however_long_it_takes():
     run = Run(nodes=3, min_nodes=2, max_nodes=3, gate_deadline_s=30)
     run.join(0)
@@ -223,6 +238,18 @@ def test_a_worker_s_failure_stops_the_other_nodes_before_the_node_is_ready():
     run.wait(0.3)
     assert len(run.heard(1, Round)) == 2
     assert len(run.rounds.failures) == 1
+
+
+def test_a_quiet_moment_before_a_round_brings_nodes_in_together():
+    run = running(2)
+    run.drop(1)
+    run.ready(0)
+    run.wait(0.1)
+    run.silent.discard(1)
+    run.join(1)
+    run.wait(0.3)
+
+    assert [found.members for found in run.heard(0, Round)] == [("n0", "n1"), ("n0", "n1")]
 
 
 def test_one_node_is_not_kept_waiting_for_the_settle_time():

@@ -159,6 +159,8 @@ def test_closing_delivers_the_last_word(coordinator: Coordinator, make_link: Cal
     link.close(linger_s=2.0)
 
     assert [coordinator.hear()["type"] for _ in range(2)] == ["hello", "leave"]
+    assert coordinator.connection is not None
+    assert coordinator.connection.recv(1) == b""  # an orderly end, no reset
 
 
 def test_closing_without_a_coordinator_takes_no_longer_than_allowed():
