@@ -1,22 +1,4 @@
-import pytest
-
-from sam3ft_trainer.run.horizon import TimeBudget, is_evaluation_due, planned_steps
-
-
-@pytest.mark.parametrize(
-    ("expected", "num_images", "batch_size", "epochs"),
-    [(5, 10, 2, 1), (6, 11, 2, 1), (12, 11, 2, 2), (3, 11, 2, 0.5), (1, 1, 64, 0.1), (300, 30, 2, 20)],
-)
-def test_an_epoch_has_as_many_steps_as_windows_the_short_last_one_included(
-    expected: int, num_images: int, batch_size: int, epochs: float
-) -> None:
-    steps = planned_steps(num_images=num_images, batch_size=batch_size, epochs=epochs, max_steps=None)
-
-    assert expected == steps
-
-
-def test_max_steps_goes_before_epochs() -> None:
-    assert planned_steps(num_images=10, batch_size=2, epochs=100, max_steps=7) == 7
+from sam3ft_trainer.run.horizon import TimeBudget, is_evaluation_due
 
 
 def test_evaluation_is_due_at_each_multiple_of_the_interval_and_at_the_end() -> None:

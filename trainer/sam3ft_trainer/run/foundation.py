@@ -64,6 +64,8 @@ def lay_foundation(config: TrainingConfig, *, device: torch.device, group: Group
     frozen = freeze_parts(loaded.sam3, config.model.freeze, task=config.task, geometry_cls=config.model.geometry_cls)
     reporter.event("model_loaded", origin=loaded.origin, load=loaded.report.summary(), freeze=frozen.summary())
     phrase_cache = _cache_phrases(config, loaded, datasets, reporter)
+    optimizer = build_optimizer(loaded.sam3, config.optim, fused=device.type == "cuda")
+    decay = config.optim.ema_decay
     return Foundation(
         group=group,
         device=device,
@@ -71,8 +73,9 @@ def lay_foundation(config: TrainingConfig, *, device: torch.device, group: Group
         datasets=datasets,
         loaded=loaded,
         phrase_cache=phrase_cache,
-        optimizer=build_optimizer(loaded.sam3, config.optim, fused=device.type == "cuda"),
-        ema=None if config.optim.ema_decay is None else Ema(loaded.sam3, config.optim.ema_decay),
+        optimizer=optimizer,
+        # It knows the optimizer, so that with CUDA only the next update waits for its copy, not the next forward.
+        ema=None if decay is None else Ema(loaded.sam3, decay, optimizer=optimizer),
         memory=memory,
     )
 

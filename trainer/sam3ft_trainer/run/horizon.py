@@ -4,16 +4,6 @@ import math
 from dataclasses import dataclass
 
 
-def planned_steps(*, num_images: int, batch_size: int, epochs: float, max_steps: int | None) -> int:
-    """Return the number of optimizer steps of the whole run.
-
-    An epoch has ceil(num_images / batch_size) steps: its last one may be short, none is dropped.
-    """
-    if max_steps is not None:
-        return max_steps
-    return max(1, math.ceil(epochs * math.ceil(num_images / batch_size) - 1e-9))
-
-
 def is_evaluation_due(*, step: int, steps_per_epoch: int, every_epochs: float | None, total_steps: int) -> bool:
     """Say whether the state after `step` is scored: at every multiple of the interval, and at the end."""
     if step >= total_steps:

@@ -1,7 +1,7 @@
 """From the loader's CPU batches to the device, one step ahead, on a stream of its own."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -85,6 +85,7 @@ class DeviceFeed:
             source = tensor.pin_memory() if pinned and tensor.device.type == "cpu" else tensor
             return source.to(self._device, non_blocking=pinned)
 
+        targets = batch.targets
         return DeviceBatch(
             pixels_I3SS=normalise(move(batch.pixels_I3SS), dtype=self._dtype),
             text={
@@ -92,7 +93,13 @@ class DeviceFeed:
             },
             img_idx_B=move(batch.img_idx_B),
             txt_idx_B=move(batch.txt_idx_B),
-            targets=batch.targets.to(self._device, non_blocking=pinned),
+            # Masks are most of a batch's bytes; from memory that is not pinned their copy would hold the host up.
+            targets=replace(
+                targets,
+                boxes_N4=move(targets.boxes_N4),
+                masks_NSS=None if targets.masks_NSS is None else move(targets.masks_NSS),
+                mask_valid_N=None if targets.mask_valid_N is None else move(targets.mask_valid_N),
+            ),
             image_ids=batch.image_ids,
             phrases=batch.phrases,
         )

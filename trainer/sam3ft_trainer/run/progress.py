@@ -35,6 +35,21 @@ class Pace:
         return images / seconds if seconds > 0 else None
 
 
+def foresee(step: int, *, total_steps: int, seconds_per_step: float, budget_left_s: float | None) -> tuple[int, float]:
+    """Return the last step to expect and the seconds until then; a time budget may end the run before its last step.
+
+    Args:
+        step: finished steps.
+        total_steps: planned.
+        seconds_per_step: recent average.
+        budget_left_s: of the time budget, None without one.
+    """
+    eta_s = (total_steps - step) * seconds_per_step
+    if budget_left_s is None or eta_s <= budget_left_s or seconds_per_step <= 0:
+        return total_steps, eta_s
+    return step + int(max(0.0, budget_left_s) / seconds_per_step), max(0.0, budget_left_s)
+
+
 def report_step(run: "Session", result: StepResult, numbers: StepNumbers) -> None:
     """Keep progress fresh each step, and write a log line at the interval.
 
@@ -43,13 +58,18 @@ def report_step(run: "Session", result: StepResult, numbers: StepNumbers) -> Non
     state, every = run.state, run.config.runtime.log_every
     run.pace.count_step(result.num_images)
     done = result.step + 1
-    left = state.total_steps - done
+    total_steps, eta_s = foresee(
+        done,
+        total_steps=state.total_steps,
+        seconds_per_step=run.pace.seconds_per_step,
+        budget_left_s=None if state.horizon_fixed else run.budget_left_s(),
+    )
     changes: dict[str, Any] = {
         "state": "training",
         "step": done,
-        "total_steps": state.total_steps,
+        "total_steps": total_steps,
         "epoch": done / run.steps_per_epoch,
-        "eta_s": left * run.pace.seconds_per_step,
+        "eta_s": eta_s,
         "loss": numbers.loss,
         "learning_rate": result.learning_rate,
         "skipped_steps": state.skipped_total,

@@ -118,6 +118,11 @@ class Session:
         """Return the seconds of training over all attempts."""
         return self._elapsed_before_s + time.monotonic() - self._started_s
 
+    def budget_left_s(self) -> float | None:
+        """Return the seconds left of `scratch.max_duration_s`; None without such a budget."""
+        budget_s = self.config.scratch.max_duration_s
+        return None if budget_s is None else budget_s - self.elapsed_s()
+
     def must_cool_down(self) -> bool:
         """Say whether the time budget asks for the cool-down to start before the next step; asked on rank 0."""
         if self.state.horizon_fixed:

@@ -3,7 +3,7 @@
 import contextlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sam3ft_api.training import TrainingConfig
 from sam3ft_trainer.loss.total import compute_loss
+from sam3ft_trainer.loss.transfer import Download
 from sam3ft_trainer.run.group import sum_gradients
 from sam3ft_trainer.run.machine import reseed
 from sam3ft_trainer.run.prefetch import DeviceBatch
@@ -47,7 +48,10 @@ class StepNumbers:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What one step left behind, still on the device: reading it waits for the step, so it is read a step late.
+    """What one step left behind, on its way to the host.
+
+    The copy is queued when the result is made. Reading waits for this step alone, not for what was queued after it:
+    read a step late, it waits for nothing, and the device always has work ahead.
 
     Attributes:
         step: number of the step, from 0.
@@ -72,18 +76,21 @@ class StepResult:
     image_ids: tuple[int, ...]
     phrases: tuple[str, ...]
     has_scaler: bool = False
+    _on_host: Download = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Queue the copy to the host, all numbers in one transfer."""
+        object.__setattr__(self, "_on_host", Download([self.loss, self.grad_norm, self.applied, *self.terms.values()]))
 
     def read(self) -> StepNumbers:
-        """Copy everything to the host in one transfer; waits until the device has finished this step."""
-        names = list(self.terms)
-        values = [self.loss, self.grad_norm, self.applied, *(self.terms[name] for name in names)]
-        loss, grad_norm, applied, *terms = torch.stack([value.double() for value in values]).tolist()
+        """Return the numbers; waits until the device has finished this step."""
+        loss, grad_norm, applied, *terms = (float(value) for value in self._on_host.arrays())
         return StepNumbers(
             loss=loss,
             grad_norm=grad_norm,
             applied=bool(applied),
             is_scaler_search=self.has_scaler and not applied and math.isfinite(loss),
-            terms=dict(zip(names, terms, strict=True)),
+            terms=dict(zip(self.terms, terms, strict=True)),
         )
 
 
