@@ -21,10 +21,9 @@ from sam3ft_trainer.run.machine import choose_threads, select_device
 from sam3ft_trainer.run.memory import MemoryLayout, lay_out_memory
 from sam3ft_trainer.run.micro_batch import choose_micro_batch
 from sam3ft_trainer.run.pace import AssumedPace, cpu_pace, gpu_pace
+from sam3ft_trainer.run.preflight import SPARE_COMMITS
 
 EXPORT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-SPARE_COMMITS = 1
-"""A new commit is written before an old one is deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +278,7 @@ def _estimate(
     step_s: float,
     processes: int,
 ) -> Estimate:
-    """Scoring costs a forward for each image; before (`baseline`), at every evaluation, and twice on test at the end."""
+    """Scoring is a forward for each image: before (`baseline`), at every evaluation, and twice on test at the end."""
     valid = len(datasets["valid"])
     test = len(datasets.get("test", datasets["valid"]))
     images = horizon.evaluations * valid + 2 * test
