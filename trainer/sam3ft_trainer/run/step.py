@@ -195,7 +195,7 @@ class Stepper:
                         o2m=self._config.model.o2m,
                         masks=self._config.scratch.enable_segmentation,
                     )
-                output = compute_loss(predictions.float(), batch.targets, counts, self._config.loss)
+                output = compute_loss(predictions, batch.targets, counts, self._config.loss)
             with self._spans.span("backward"):
                 self.scaler.scale(output.total).backward()  # type: ignore[no-untyped-call]
         return output.total.detach(), {name: value.detach() for name, value in output.terms.items()}
