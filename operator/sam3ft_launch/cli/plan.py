@@ -29,7 +29,7 @@ def plan(
     session = open_session(load(file, assignments=assignments or ()), nproc=nproc, run_dir=run_dir, detached=True)
     submission = session.backend.render(session.plan)
     with config_file(session.plan.config) as path:
-        arguments = ["plan", "--config", str(path)]
+        arguments = ["plan", "--config", str(path), "--nproc", str(session.plan.processes_per_node)]
         if output is OutputFormat.JSON:
             document = ask_trainer(arguments).document_or_raise()
             emit(plan=session.plan, submission=str(submission).splitlines(), trainer=document)

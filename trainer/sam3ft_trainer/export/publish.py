@@ -100,7 +100,7 @@ def refuse_foreign(folder: Path) -> None:
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise StorageDenied(f"{folder} is a file; choose another export.uri")
+        raise StorageDenied(f"{folder} is a file; choose another address")
     present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     manifest = (folder / MANIFEST).read_bytes() if MANIFEST in present else None
     _refuse_names(str(folder), present, _manifest_names(manifest))
@@ -119,7 +119,7 @@ def _refuse_names(where: str, present: set[str], allowed: set[str]) -> None:
     if foreign:
         raise StorageDenied(
             f"{where} holds {len(foreign)} files that no export of sam3ft wrote ({', '.join(foreign[:3])}); nothing is "
-            "overwritten: choose another export.uri, or move them away"
+            "overwritten: choose another address, or move them away"
         )
 
 

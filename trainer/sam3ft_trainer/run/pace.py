@@ -5,6 +5,7 @@ share of it that training is assumed to reach. For CPUs it was measured: one cor
 updates of `preset:tiny` at 27 GFLOP/s in fp32 and 20 in bf16, and one of 0.3 GFLOP took 0.04 s longer than that.
 """
 
+import re
 from dataclasses import dataclass
 
 from sam3ft_api.training import Precision
@@ -20,14 +21,15 @@ FP32_SHARE = 1 / 15
 """Of the 16-bit tensor peak, without TF32, as on A100 and H100."""
 UNKNOWN_PEAK = 100e12
 GPU_PEAKS = (
-    ("B200", 2250e12),
     ("GB200", 2500e12),
+    ("B200", 2250e12),
     ("H200", 989e12),
     ("H100 PCIe", 756e12),
     ("H100", 989e12),
     ("A100", 312e12),
     ("A800", 312e12),
-    ("L40", 362e12),
+    ("L40S", 362e12),
+    ("L40", 181e12),
     ("RTX 6000 Ada", 364e12),
     ("RTX 4090", 165e12),
     ("RTX 3090", 71e12),
@@ -38,7 +40,7 @@ GPU_PEAKS = (
     ("V100", 125e12),
     ("T4", 65e12),
 )
-"""Dense 16-bit tensor FLOP/s by a part of the device's name; the first that fits counts."""
+"""Dense 16-bit tensor FLOP/s by words of the device's name; the first that fits counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,7 @@ def cpu_pace(precision: Precision, *, threads: int) -> AssumedPace:
 
 def gpu_pace(name: str, precision: Precision) -> AssumedPace:
     """Return the pace of a CUDA device, by its name."""
-    peak = next((peak for part, peak in GPU_PEAKS if part in name), None)
+    peak = next((peak for words, peak in GPU_PEAKS if re.search(rf"\b{words}\b", name)), None)
     source = f"the 16-bit peak of {name}" if peak is not None else f"an assumed peak, as {name} is not in the table"
     rate = (peak or UNKNOWN_PEAK) * GPU_SHARE * (FP32_SHARE if precision == "fp32" else 1.0)
     share = f"{100 * GPU_SHARE:.0f} % of {source}" + (" over 15 for fp32" if precision == "fp32" else "")
