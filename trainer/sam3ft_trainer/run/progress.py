@@ -66,6 +66,7 @@ def report_step(run: "Session", result: StepResult, numbers: StepNumbers) -> Non
     )
     changes: dict[str, Any] = {
         "state": "training",
+        "message": "",
         "step": done,
         "total_steps": total_steps,
         "epoch": done / run.steps_per_epoch,
