@@ -42,10 +42,11 @@ class Dying(Store):
         is_last = next(self._numbers) == self._last  # requests come from several threads
         if is_last and self._when == "before":
             os.kill(os.getpid(), signal.SIGKILL)
-        answer = call(*args)
-        if is_last:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return answer
+        try:
+            return call(*args)
+        finally:
+            if is_last:
+                os.kill(os.getpid(), signal.SIGKILL)
 
     def put(self, key: str, data: Any) -> None:
         """As `Store.put`, counted; so are the others."""

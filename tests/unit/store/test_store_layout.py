@@ -89,7 +89,7 @@ def test_a_staged_file_is_a_safetensors_file(specs: list[TensorSpec], world_size
         start, found = parse_header(data, group=plan.group, file_bytes=len(data))
 
         assert plan.num_bytes == len(data)
-        assert (len(plan.header), plan.tensors) == (start, found)
+        assert (len(plan.header), set(plan.tensors)) == (start, set(found))  # empty ones share a place
         loaded = load(data)
         assert {tensor.key for tensor in plan.tensors} == loaded.keys()
         for tensor in plan.tensors:

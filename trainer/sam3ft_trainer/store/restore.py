@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 import xxhash
 from torch import Tensor
@@ -14,7 +15,7 @@ from sam3ft_trainer.store.objects import NotFound, Store, with_patience
 from sam3ft_trainer.store.records import CommitEntry, FileRecord
 from sam3ft_trainer.store.slab import HASH_PIECE
 
-READ_BYTES = 64 << 20
+READ_BYTES = 16 << 20
 """Neighbouring tensors are read together up to this size; memory beyond the tensors is about this, per reader."""
 _READERS = 4
 STATELESS = frozenset({"index", "export"})
@@ -80,11 +81,14 @@ class Reader:
         except ValueError as error:
             raise Damaged(f"{file.key}: not the safetensors file that was written ({error})") from error
         _update(hasher, head[:start])
-        for piece in _pieces(specs):
-            data = self._range(file, start, sum(spec.num_bytes for spec in piece))
+        pieces = [(piece, sum(spec.num_bytes for spec in piece)) for piece in _pieces(specs)]
+        staging = torch.empty(max((size for _, size in pieces), default=0), dtype=torch.uint8)
+        for piece, size in pieces:
+            data = self._range(file, start, size)
             _update(hasher, data)
-            _copy_out(data, piece, targets)
-            start += len(data)
+            np.copyto(staging[:size].numpy(), np.frombuffer(data, dtype=np.uint8))  # torch wants writable memory
+            _copy_out(staging, piece, targets)
+            start += size
         _compare(hasher, file)
         return specs
 
@@ -148,8 +152,7 @@ def _pieces(specs: Sequence[TensorSpec]) -> Iterator[list[TensorSpec]]:
         yield piece
 
 
-def _copy_out(data: memoryview, piece: Sequence[TensorSpec], targets: Mapping[str, Tensor]) -> None:
-    raw = torch.frombuffer(bytearray(data), dtype=torch.uint8) if len(data) else torch.empty(0, dtype=torch.uint8)
+def _copy_out(raw: Tensor, piece: Sequence[TensorSpec], targets: Mapping[str, Tensor]) -> None:
     begin = 0
     for spec in piece:
         part = raw[begin : begin + spec.num_bytes]
