@@ -10,7 +10,7 @@ from sam3ft_trainer.run.pace import GPU_OVERHEAD_S, GPU_SHARE, cpu_pace, gpu_pac
 SOUND = PlanFacts(
     updates=1000,
     steps_per_epoch=50,
-    ends_by_time=False,
+    ends_by="epochs",
     warmup=20,
     cooldown=20,
     batch=2,
@@ -47,8 +47,11 @@ def test_the_warning_about_few_updates_says_how_many_epochs_would_do():
     assert "10 epochs would make 500" in text_of("FewUpdates", updates=100)
 
 
-def test_a_run_that_time_ends_is_told_to_take_more_time():
-    assert "scratch.max_duration_s" in text_of("FewUpdates", updates=100, ends_by_time=True)
+@pytest.mark.parametrize(
+    ("ends_by", "setting"), [("duration", "scratch.max_duration_s"), ("steps", "scratch.max_steps")]
+)
+def test_a_run_that_is_bounded_is_told_to_raise_its_bound(ends_by: str, setting: str):
+    assert f"raise {setting}" in text_of("FewUpdates", updates=100, ends_by=ends_by)
 
 
 @pytest.mark.parametrize(("cooldown", "is_warned"), [(80, False), (81, True)])

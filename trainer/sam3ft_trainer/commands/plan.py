@@ -89,7 +89,8 @@ def _table(title: str, rows: Iterable[tuple[str, str]]) -> list[str]:
 
 def _time(plan: RunPlan) -> list[str]:
     estimate = plan.estimate
-    training = f"{duration_text(estimate.training_s)} of training ({estimate.step_s:.2g} s an update)"
+    digits = 2 if estimate.step_s < 10 else 0  # noqa: PLR2004 - three digits are enough for an estimate
+    training = f"{duration_text(estimate.training_s)} of training ({estimate.step_s:,.{digits}f} s an update)"
     return [
         f"time      an estimate: {training} and {duration_text(estimate.evaluation_s)} of scoring",
         f"          from {estimate.basis}; nothing was measured",

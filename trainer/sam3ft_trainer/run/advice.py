@@ -41,7 +41,7 @@ class PlanFacts:
     Attributes:
         updates: optimizer steps that are expected, at least 1.
         steps_per_epoch: optimizer steps of one pass.
-        ends_by_time: the time budget is expected to end the run before its last step.
+        ends_by: what ends the run: steps, epochs or duration.
         warmup, cooldown: steps.
         batch: images per update, over all processes.
         rate: `optim.lr`.
@@ -56,7 +56,7 @@ class PlanFacts:
 
     updates: int
     steps_per_epoch: int
-    ends_by_time: bool
+    ends_by: str
     warmup: int
     cooldown: int
     batch: int
@@ -79,7 +79,8 @@ def advise(facts: PlanFacts) -> list[Advice]:
 def _length(facts: PlanFacts) -> Iterator[Advice]:
     if facts.updates < FEW_UPDATES:
         epochs = math.ceil(FEW_UPDATES / facts.steps_per_epoch)
-        remedy = "raise scratch.max_duration_s" if facts.ends_by_time else f"{epochs} epochs would make {FEW_UPDATES}"
+        remedies = {"duration": "raise scratch.max_duration_s", "steps": "raise scratch.max_steps"}
+        remedy = remedies.get(facts.ends_by, f"{epochs} epochs would make {FEW_UPDATES}")
         yield Advice(
             "warning",
             "FewUpdates",

@@ -307,7 +307,7 @@ def _facts(
     return PlanFacts(
         updates=horizon.expected_steps,
         steps_per_epoch=horizon.steps_per_epoch,
-        ends_by_time=horizon.ends_by == "duration",
+        ends_by=horizon.ends_by,
         warmup=config.optim.warmup,
         cooldown=config.optim.cooldown,
         batch=config.scratch.train_batch_size,
