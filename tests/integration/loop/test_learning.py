@@ -1,0 +1,87 @@
+"""Random weights learn real images: four of them are overfitted, boxes and masks, on the CPU. Times are printed."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+CELLS = ROOT / "examples" / "blood-cells" / "train"
+DEFECTS = ROOT / "tests" / "assets" / "lpbf" / "train"
+SETTINGS = [
+    "scratch.resolution=224",
+    "scratch.train_batch_size=4",
+    "scratch.precision=fp32",
+    "model.dropout=0",
+    "model.attention_dropout=0",
+    "model.drop_path=0",
+    "augment.resize_and_pad=false",
+    "optim.lr=1e-3",
+    "optim.lr_vision_backbone=1e-3",
+    "optim.lr_language_backbone=1e-3",
+    "optim.layer_decay=1.0",
+    "optim.weight_decay=1e-4",
+    "optim.timescale=1000",
+    "optim.cooldown=100",
+    "evaluation.every_epochs=null",
+    "evaluation.baseline=false",
+    "runtime.tensorboard=false",
+    "checkpoint.every_steps=null",
+]
+
+
+def make_data(source: Path, folder: Path, image_ids: set[int]) -> Path:
+    """The same few images as train and as valid: what is asked is whether they can be learned at all."""
+    document = json.loads((source / "_annotations.coco.json").read_text())
+    document["images"] = [image for image in document["images"] if image["id"] in image_ids]
+    document["annotations"] = [item for item in document["annotations"] if item["image_id"] in image_ids]
+    images = source / "images" if (source / "images").is_dir() else source
+    for split in ("train", "valid"):
+        (folder / split).mkdir(parents=True)
+        for image in document["images"]:
+            shutil.copy(images / image["file_name"], folder / split)
+        (folder / split / "_annotations.coco.json").write_text(json.dumps(document))
+    return folder
+
+
+def overfit(data: Path, work_dir: Path, steps: int, *settings: str) -> dict[str, Any]:
+    started = time.monotonic()
+    command = [sys.executable, "-m", "sam3ft_trainer", "train", "--work-dir", str(work_dir), f"data.uri={data}"]
+    ended = subprocess.run(
+        [*command, f"scratch.max_steps={steps}", *SETTINGS, *settings],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": str(os.cpu_count())},
+        timeout=1500,
+    )
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    metrics: dict[str, Any] = json.loads((work_dir / "scores.json").read_text())["final"]["metrics"]
+    print(f"{steps} steps in {time.monotonic() - started:.0f} s: {metrics}")
+    return metrics
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1600)
+def test_four_images_are_overfitted_to_box_ap50_of_four_fifths(tmp_path: Path) -> None:
+    data = make_data(CELLS, tmp_path / "data", {1, 2, 3, 4})
+
+    metrics = overfit(data, tmp_path / "work", 450)
+
+    assert metrics["bbox_AP50"] >= 0.8
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1600)
+def test_four_images_are_overfitted_to_mask_ap50_of_a_half(tmp_path: Path) -> None:
+    data = make_data(DEFECTS, tmp_path / "data", {2, 3, 6, 7})
+
+    metrics = overfit(data, tmp_path / "work", 350, "scratch.enable_segmentation=true")
+
+    assert metrics["segm_AP50"] >= 0.5
