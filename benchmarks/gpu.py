@@ -9,7 +9,7 @@ combinations run, with --quick a few. A case that does not fit is a row too.
 
     images/s   measured from the end of the last warm-up step to the end of the last step
     peak       share of the device's dense bf16 peak: FLOPs of forward and backward without recomputation, per second
-    alloc, reserved, plan   GiB: most bytes in tensors, most held by torch's allocator, and what the planner says
+    alloc, reserved, plan   GiB: most bytes in tensors, most held by torch's allocator, and (--plan) what was planned
     idle       share of the time in which the device had nothing to do between two steps
     match      share of the time in which it waited, within steps, for the host to solve the assignments
     syncs      calls in one step that made the host wait for the device; the matching's own wait is not counted
@@ -29,10 +29,11 @@ import torch
 import transformers
 from benchmarks.gpu_cases import RECOMPUTED, Case, Settings, peak_by_name
 from benchmarks.gpu_steps import Steps, phrase_names
+from pydantic import ValidationError
 
 from sam3ft_api.errors import InvalidConfig, Sam3ftError
 from sam3ft_api.training import ModelConfig, RuntimeConfig, TrainingConfig
-from sam3ft_trainer.model.cost import MemoryPlan, Workload, trace_step
+from sam3ft_trainer.model.cost import Workload, trace_step
 from sam3ft_trainer.model.load import load_model, read_model_config
 from sam3ft_trainer.model.text import PhraseCache
 from sam3ft_trainer.run.machine import select_device, settle
@@ -49,13 +50,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure the chosen cases, print a row for each and a JSON line; return the exit code."""
     arguments = _arguments(argv)
     try:
-        settings = _settings(arguments)
         quick = QUICK if arguments.quick else ()
         cases = [Case.parse(name) for name in arguments.cases or quick] or Case.every()
+        settings = _settings(arguments)
         bench = Bench(settings, phrases=max(case.phrases for case in cases))
     except Sam3ftError as error:
         print(error, file=sys.stderr)
-        return int(error.exit_code)
+        return int(error.code)
+    except ValidationError as error:
+        print(error, file=sys.stderr)
+        return int(InvalidConfig.code)
     facts = describe(settings)
     print("  ".join(f"{name} {value}" for name, value in facts.items()))
     print(HEADER, flush=True)
@@ -76,6 +80,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="timed steps; default 12, with --quick 3")
     parser.add_argument("--freeze", nargs="+", default=(), metavar="PART", help="parts not trained, such as text")
     parser.add_argument("--peak-tflops", type=float, help="dense bf16 peak; default: by the device's name")
+    parser.add_argument("--plan", action="store_true", help="show the planned memory; seconds of tracing for each case")
     return parser.parse_args(argv)
 
 
@@ -94,6 +99,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         steps=max(1, arguments.steps or (3 if arguments.quick else 12)),
         freeze=ModelConfig(freeze=arguments.freeze).freeze,
         peak_tflops=arguments.peak_tflops or peak_by_name(name),
+        plan=arguments.plan,
     )
 
 
@@ -178,6 +184,7 @@ class Bench:
         uri, resolution = config.model.uri, settings.resolution
         self._architecture = read_model_config(uri, config.model, resolution=resolution)
         self.loaded = load_model(uri, config.model, resolution=resolution, device=settings.device, seed=0)
+        self._flops: dict[tuple[str, int, int], int] = {}
         self.cache: PhraseCache | None = None
         if "text" in settings.freeze:
             self.cache = PhraseCache(self.loaded.sam3, self.loaded.tokenizer)
@@ -188,31 +195,38 @@ class Bench:
         """Return the figures of one case."""
         settings, cuda = self._settings, self._settings.device.type == "cuda"
         config = settings.config(case)
-        plan = self._plan(case, config)
+        flops, planned = self._cost(case, config)
         if cuda:
             torch.cuda.reset_peak_memory_stats(settings.device)
         steps = Steps(self.loaded, self.cache, settings, case, config)
-        timing = steps.time()
-        row = timing | {
-            "peak_share": None,
-            "allocated_gib": _gib(torch.cuda.max_memory_allocated(settings.device)) if cuda else None,
-            "reserved_gib": _gib(torch.cuda.max_memory_reserved(settings.device)) if cuda else None,
-            "planned_gib": _gib(plan.total),
-            "tflop": plan.flops.total / 1e12,
-            "tflop_recomputed": plan.flops.recomputed / 1e12,
+        row = steps.time() | {
+            "allocated_gib": torch.cuda.max_memory_allocated(settings.device) / GIB if cuda else None,
+            "reserved_gib": torch.cuda.max_memory_reserved(settings.device) / GIB if cuda else None,
+            "planned_gib": None if planned is None else planned / GIB,
+            "tflop": flops / 1e12,
         }
-        if settings.peak_tflops is not None:
-            row["peak_share"] = row["tflop"] / row["step_s"] / settings.peak_tflops
+        per_second = row["tflop"] / row["step_s"]
+        row["peak_share"] = None if settings.peak_tflops is None else per_second / settings.peak_tflops
         return row | {"syncs": steps.syncs() if cuda else None}
 
-    def _plan(self, case: Case, config: TrainingConfig) -> MemoryPlan:
-        return trace_step(
+    def _cost(self, case: Case, config: TrainingConfig) -> tuple[int, int | None]:
+        """Return the FLOPs of a step without recomputation, and the planned memory when it is asked for.
+
+        Tracing takes seconds at the real size. Without the plan it is done once for the cases that differ in what is
+        recomputed alone.
+        """
+        sizes = (case.task, case.phrases, case.images)
+        if sizes in self._flops and not self._settings.plan:
+            return self._flops[sizes], None
+        plan = trace_step(
             config,
             self._architecture,
             Workload.of(case.images, case.phrases, objects_per_pair=self._settings.objects),
             device_type=self._settings.device.type,
-            checkpointed=RECOMPUTED[case.checkpointing],
+            checkpointed=RECOMPUTED[case.checkpointing] if self._settings.plan else (),
         )
+        self._flops[sizes] = plan.flops.total
+        return plan.flops.total, plan.total if self._settings.plan else None
 
     def release(self) -> None:
         """Drop gradients and whatever the last case left, and give the memory back to the device."""
@@ -221,10 +235,6 @@ class Bench:
         gc.collect()
         if self._settings.device.type == "cuda":
             torch.cuda.empty_cache()
-
-
-def _gib(nbytes: int) -> float:
-    return nbytes / GIB
 
 
 if __name__ == "__main__":

@@ -84,6 +84,7 @@ class Settings:
         steps: steps that are timed.
         freeze: parts that are not trained.
         peak_tflops: dense bf16 peak of the device; None when it is not known.
+        plan: also ask the planner for the memory of each case.
     """
 
     preset: str
@@ -94,6 +95,7 @@ class Settings:
     steps: int
     freeze: tuple[Part, ...]
     peak_tflops: float | None
+    plan: bool = False
 
     def config(self, case: Case) -> TrainingConfig:
         """Return the run's settings for one case."""

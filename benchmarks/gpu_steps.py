@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from benchmarks.gpu_cases import RECOMPUTED, Case, Settings
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from sam3ft_api.training import TrainingConfig
 from sam3ft_trainer.loss import total
+from sam3ft_trainer.loss.matching import start_matching
 from sam3ft_trainer.loss.total import local_counts
 from sam3ft_trainer.model.freeze import freeze_parts
 from sam3ft_trainer.model.load import LoadedModel
@@ -64,20 +66,16 @@ class Steps:
         """Do warm-up and timed steps, and return times and shares of the timed ones."""
         clock, warmup, steps = self._clock, self._settings.warmup, self._settings.steps
         with timed_matching(clock) as matchings:
-            marks, _ = self._loop(warmup)
-            last_warmup_end = marks[-1][1]
-            matchings.clear()
-            self._spans.take()
-            marks, numbers = self._loop(steps)
+            marks, numbers = self._loop(warmup + steps, warmup=warmup)
         clock.finish()
-        starts, ends = [start for start, _ in marks], [end for _, end in marks]
-        whole_s = clock.seconds(last_warmup_end, ends[-1])
-        idle = [clock.seconds(end, start) for end, start in zip([last_warmup_end, *ends[:-1]], starts, strict=True)]
-        matching = [clock.seconds(start, end) for start, end in matchings]
+        starts, ends = [start for start, _ in marks[warmup:]], [end for _, end in marks[warmup - 1 :]]
+        whole_s = clock.seconds(ends[0], ends[-1])
+        idle = [clock.seconds(end, start) for end, start in zip(ends[:-1], starts, strict=True)]
+        matching = [clock.seconds(start, end) for start, end in matchings[-steps:]]
         return {
             "images_per_s": steps * self._case.images / whole_s,
             "step_s": whole_s / steps,
-            "step_median_s": statistics.median(clock.seconds(start, end) for start, end in marks),
+            "step_median_s": statistics.median(clock.seconds(start, end) for start, end in marks[warmup:]),
             "idle_share": sum(idle) / whole_s,
             "idle_s": idle,
             "matching_share": sum(matching) / whole_s,
@@ -97,12 +95,17 @@ class Steps:
                 torch.cuda.set_sync_debug_mode("default")
         return [f"{entry.filename}:{entry.lineno}" for entry in caught if "synchronizing" in str(entry.message)]
 
-    def _loop(self, steps: int) -> "tuple[list[tuple[Mark, Mark]], list[StepNumbers]]":
-        """Do `steps` steps in the order of a run; return start and end of each on the device, and their numbers."""
+    def _loop(self, steps: int, *, warmup: int = 0) -> "tuple[list[tuple[Mark, Mark]], list[StepNumbers]]":
+        """Do `steps` steps in the order of a run; return start and end of each on the device, and their numbers.
+
+        The host's spans begin anew after `warmup` of them.
+        """
         marks: list[tuple[Mark, Mark]] = []
         numbers: list[StepNumbers] = []
         previous: StepResult | None = None
-        for _ in range(steps):
+        for index in range(steps):
+            if index == warmup:
+                self._spans.take()
             batch = next(self._batches)
             with self._spans.span("data"):
                 on_device = self._feed.put([batch])
@@ -153,17 +156,16 @@ class Clock:
             assert isinstance(start, float)  # noqa: S101 - marks of one clock are of one kind; narrows the type
             assert isinstance(end, float)  # noqa: S101 - the same
             return end - start
-        return start.elapsed_time(end) / 1000.0
+        return float(start.elapsed_time(end)) / 1000.0
 
 
 @contextmanager
 def timed_matching(clock: Clock) -> Iterator[list[tuple[Mark, Mark]]]:
     """Mark, in every loss, where the device has done all that was queued and where the matches arrive."""
     found: list[tuple[Mark, Mark]] = []
-    original = total.start_matching
 
     def start(*arguments: Any, **settings: Any) -> Callable[[], Any]:
-        finish = original(*arguments, **settings)
+        finish = start_matching(*arguments, **settings)
 
         def timed() -> Any:
             before = clock.mark()
@@ -173,11 +175,8 @@ def timed_matching(clock: Clock) -> Iterator[list[tuple[Mark, Mark]]]:
 
         return timed
 
-    total.start_matching = start
-    try:
+    with patch.object(total, "start_matching", start):
         yield found
-    finally:
-        total.start_matching = original
 
 
 def phrase_names(count: int) -> tuple[str, ...]:

@@ -164,7 +164,10 @@ class PhraseCache:
         if unknown:
             raise LookupError(f"{len(unknown)} phrases are not in the cache of {len(self._rows)}: {unknown[:3]}")
         self._features_NKd, self._masks_NK = self._features_NKd.to(device), self._masks_NK.to(device)
-        rows = torch.tensor([self._rows[phrase] for phrase in phrases], dtype=torch.int64).to(device)
+        rows = torch.tensor([self._rows[phrase] for phrase in phrases], dtype=torch.int64)
+        if device.type == "cuda":
+            rows = rows.pin_memory()  # from pageable memory the copy would hold the host up
+        rows = rows.to(device, non_blocking=True)
         return self._features_NKd.index_select(0, rows), self._masks_NK.index_select(0, rows)
 
     def release_encoder(self) -> int:
