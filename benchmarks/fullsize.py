@@ -1,6 +1,6 @@
 """One full fp32 training step of the 840-million-parameter model on the CPU: memory and time against the plan.
 
-    python -m benchmarks.fullsize [--cases detection-1 segmentation-8] [--resolution 1008] [--budget-gib 22]
+    python -m benchmarks.fullsize [--cases detection-1 segmentation-8] [--budget-gib 22] [--freeze text]
 
 Random weights, random pixels, default settings (dropout, one-to-many queries, masks at full resolution). Each case is
 a process of its own: it makes model, gradients and AdamW's moments, notes its memory, does one step (forward, loss,
@@ -40,6 +40,7 @@ class Settings:
         objects: annotated objects of each phrase.
         budget: bytes that model, optimizer and step may use together.
         threads: CPU threads.
+        freeze: parts that are not trained; with `text` its features are cached and its weights dropped.
     """
 
     case: str
@@ -48,6 +49,7 @@ class Settings:
     objects: int
     budget: int
     threads: int
+    freeze: tuple[str, ...] = ()
 
     @property
     def task(self) -> str:
@@ -70,7 +72,13 @@ def main() -> int:
     for case in arguments.cases:
         budget = arguments.budget_gib * GIB if arguments.budget_gib else psutil.virtual_memory().available - SPARE
         settings = Settings(
-            case, arguments.preset, arguments.resolution, arguments.objects, int(budget), arguments.threads
+            case=case,
+            preset=arguments.preset,
+            resolution=arguments.resolution,
+            objects=arguments.objects,
+            budget=int(budget),
+            threads=arguments.threads,
+            freeze=tuple(arguments.freeze),
         )
         results.append(_run(settings))
         print(_line(results[-1]), flush=True)
@@ -86,6 +94,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--objects", type=int, default=20, help="annotated objects of each phrase")
     parser.add_argument("--budget-gib", type=float, help="memory for everything; default: what is free, less 1 GiB")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--freeze", nargs="*", default=(), help="parts not trained, as model.freeze")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -127,7 +136,7 @@ def measure(settings: Settings) -> dict[str, Any]:
         scratch=ScratchConfig(
             enable_segmentation=settings.task == "segmentation", resolution=settings.resolution, precision="fp32"
         ),
-        model=ModelConfig(uri=f"preset:{settings.preset}"),
+        model=ModelConfig(uri=f"preset:{settings.preset}", freeze=settings.freeze),
     )
     workload = Workload.of(1, settings.phrases, objects_per_pair=settings.objects)
     architecture = read_model_config(config.model.uri, config.model, resolution=settings.resolution)
@@ -164,6 +173,7 @@ class Step:
         import torch  # noqa: PLC0415
 
         from sam3ft_trainer.model.freeze import freeze_parts  # noqa: PLC0415
+        from sam3ft_trainer.model.text import PhraseCache  # noqa: PLC0415
         from sam3ft_trainer.model.training import TrainingModel  # noqa: PLC0415
         from sam3ft_trainer.run.optim import build_optimizer  # noqa: PLC0415
 
@@ -177,7 +187,14 @@ class Step:
             group["lr"] = 0.0
         self.optimizer.step()  # makes the moments
         side = config.scratch.resolution
-        self.ids, self.mask, _ = loaded.tokenizer.encode([f"phrase {number}" for number in range(workload.phrases)])
+        phrases = [f"phrase {number}" for number in range(workload.phrases)]
+        self.ids, self.mask, _ = loaded.tokenizer.encode(phrases)
+        self.features = None
+        if "text" in config.model.freeze:
+            cache = PhraseCache(loaded.sam3, loaded.tokenizer)
+            cache.add(phrases)
+            cache.release_encoder()
+            self.features, self.mask = cache.gather(phrases, torch.device("cpu"))
         self.pixels = torch.randn(workload.images, 3, side, side)
         self.targets = _targets(workload, side, masks=config.task == "segmentation")
 
@@ -192,7 +209,8 @@ class Step:
         images = torch.zeros(self.workload.pairs, dtype=torch.int64)
         phrases = torch.arange(self.workload.pairs)
         start = time.perf_counter()
-        predictions = self.model(self.pixels, self.ids, self.mask, images, phrases, o2m=True, masks=masks)
+        inputs = (self.pixels, self.ids, self.mask, images, phrases)
+        predictions = self.model(*inputs, o2m=True, masks=masks, text_features_TKD=self.features)
         forward_s = time.perf_counter() - start
         loss = compute_loss(predictions.float(), self.targets, counts, self.config.loss).total
         del predictions
