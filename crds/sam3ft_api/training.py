@@ -8,7 +8,7 @@ The sentence under each field is its documentation; docs/api.md is generated fro
 
 import hashlib
 import json
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -316,16 +316,22 @@ class TrainingConfig(Section):
         """`segmentation` when masks are trained, else `detection`."""
         return "segmentation" if self.scratch.enable_segmentation else "detection"
 
-    def numbers_digest(self) -> str:
-        """Return the hex SHA-256 of every setting that changes the numbers.
+    def numbers(self) -> dict[str, Any]:
+        """Return every setting that changes the numbers, by section, as JSON values.
 
-        Two runs with equal digests, equal annotations and equal initial weights compute the same thing; addresses
-        of data and weights are left out, because what they hold is digested by the trainer itself.
+        Addresses of data and weights are left out, because what they hold is digested by the trainer itself.
         """
         sections = self.model_dump(mode="json", include={"scratch", "model", "data", "augment", "loss", "optim"})
         sections["model"].pop("uri")
         for key in ("uri", "train", "valid", "test", "on_change", "max_bad"):
             sections["data"].pop(key)
         sections["optim"].pop("non_finite_budget")
-        canonical = json.dumps(sections, sort_keys=True, separators=(",", ":"))
+        return sections
+
+    def numbers_digest(self) -> str:
+        """Return the hex SHA-256 of `numbers()`.
+
+        Two runs with equal digests, equal annotations and equal initial weights compute the same thing.
+        """
+        canonical = json.dumps(self.numbers(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()

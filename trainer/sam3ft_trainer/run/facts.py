@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.metadata
-import json
 
 from sam3ft_api.training import TrainingConfig
 from sam3ft_trainer.data.dataset import CocoDataset
@@ -13,15 +12,22 @@ VERSIONED = ("torch", "transformers", "sam3ft")
 """Packages whose versions stand in every claim."""
 
 
-def run_facts(config: TrainingConfig, loaded: LoadedModel, datasets: dict[str, CocoDataset]) -> RunFacts:
-    """Return the facts that a claim records and compares."""
+def run_facts(
+    config: TrainingConfig, loaded: LoadedModel, datasets: dict[str, CocoDataset], *, attempt: int
+) -> RunFacts:
+    """Return the facts that a claim records and compares.
+
+    `attempt` counts the starts by the user: restarts within one are the same invocation, so that `resume: never`
+    starts over once, and not after every interruption.
+    """
     return RunFacts(
         task=config.task,
         numbers_digest=config.numbers_digest(),
         dataset_digest=dataset_digest(datasets["train"]),
         model_digest=loaded.digest,
-        settings=json.loads(config.model_dump_json(include={"scratch", "model", "data", "augment", "loss", "optim"})),
+        settings=config.numbers(),
         versions={name: importlib.metadata.version(name) for name in VERSIONED},
+        invocation=f"{config.identity.uid}/{attempt}",
         on_dataset_change=config.data.on_change,
     )
 

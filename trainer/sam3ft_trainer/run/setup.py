@@ -89,7 +89,7 @@ def _claim(config: TrainingConfig, environment: WorkerEnvironment, foundation: F
     return open_run_store(
         config.checkpoint,
         config.identity,
-        run_facts(config, foundation.loaded, foundation.datasets),
+        run_facts(config, foundation.loaded, foundation.datasets, attempt=environment.attempt),
         rank=environment.rank,
         world_size=foundation.group.world_size,
         exchange=exchange,
@@ -125,6 +125,9 @@ def _restore(
     if before is None or restored is None:
         foundation.reporter.event("started", total_steps=planned, **present)
         return LoopState(total_steps=planned, selection=Selection(metric=config.evaluation.metric), **present)
+    if restored.dataset_changed:
+        # The images are others now: the epoch in progress starts again, and no image of the new set is passed over.
+        present |= {"cursor": int(restored.meta.epoch) * num_images}
     state = before.model_copy(update=present if before.horizon_fixed else present | {"total_steps": planned})
     foundation.reporter.event(
         "resumed",
