@@ -89,7 +89,7 @@ def _table(title: str, rows: Iterable[tuple[str, str]]) -> list[str]:
 
 def _time(plan: RunPlan) -> list[str]:
     estimate = plan.estimate
-    digits = 2 if estimate.step_s < 10 else 0  # noqa: PLR2004 - three digits are enough for an estimate
+    digits = 2 if estimate.step_s < 10 else 0
     training = f"{duration_text(estimate.training_s)} of training ({estimate.step_s:,.{digits}f} s an update)"
     return [
         f"time      an estimate: {training} and {duration_text(estimate.evaluation_s)} of scoring",
