@@ -24,8 +24,6 @@ class RuntimeConfig(Section):
     """Threads that read and decode images, per process; None shares the cores."""
     prefetch_bytes: Annotated[Whole, Field(ge=1 << 20, le=1 << 40)] = 256 << 20
     """Bytes of decoded batches kept ready, per process."""
-    compile: Flag = False
-    """Compile the model with torch.compile."""
     log_every: Annotated[Whole, Field(ge=1, le=limits.MAX_STEP)] = 10
     """Steps between log lines."""
     trace_samples: Flag = False
@@ -82,7 +80,7 @@ class ExportConfig(Section):
     """The model that is handed back."""
 
     uri: Address | None = None
-    """Folder to write; None is export/ under the checkpoint prefix."""
+    """Folder or bucket address to write; None exports nothing. `sam3ft run` puts it into the run folder."""
     formats: Annotated[tuple[Literal["transformers"], ...], Field(min_length=1, max_length=4)] = ("transformers",)
     """transformers: a folder for Sam3Model.from_pretrained."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
