@@ -27,7 +27,7 @@ $(INSTALLED): requirements/dev.lock pyproject.toml tools/install.sh
 lock: ## write requirements/*.lock from pyproject.toml (ARGS=--upgrade for the newest versions)
 	@tools/lock.sh $(ARGS)
 
-demo: install ## fine-tune a tiny model on real images, score it, export it, write report.html (about 8 minutes)
+demo: install ## fine-tune a tiny model on real images, score it, export it, write report.html (about 7 minutes)
 	@$(BIN)/sam3ft run examples/blood-cells.yaml $(ARGS)
 
 test: install ## every test but the soak

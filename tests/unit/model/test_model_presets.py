@@ -126,3 +126,15 @@ def test_the_processor_reads_back_and_prepares_what_training_feeds(tmp_path: Pat
     ids, mask, _ = tokenizer.encode(["red cell"])
     assert torch.equal(mask, prepared["attention_mask"])
     assert torch.equal(ids[mask.bool()], prepared["input_ids"][mask.bool()])
+
+
+def test_a_query_begins_by_looking_into_its_box():
+    decoder = build_preset(preset_config("tiny-micro"), seed=0).detr_decoder
+    box = torch.tensor([[[0.5, 0.5, 0.25, 0.25]]])
+
+    bias_1HQK = decoder._get_rpb_matrix(box, (16, 16))
+
+    grid = bias_1HQK[0, :, 0].view(-1, 16, 16)
+    assert float(grid[:, 6:10, 6:10].abs().max()) == 0.0
+    assert float(grid[:, :3].max()) < -1.0
+    assert (grid[:, 8, :6].diff(dim=1) > 0).all()

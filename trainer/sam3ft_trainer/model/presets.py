@@ -59,6 +59,8 @@ SIZES: dict[str, Size] = {
 REAL = "sam3"
 """Name of the preset with the published architecture."""
 _PATCH = 14
+_OUTSIDE = 12.0
+"""Logits that a position loses for a log-scaled distance of 1 outside the box; a tenth of the image is 0.28."""
 _BOX_SIDE = 0.2
 """Width and height of the initial reference boxes, as a fraction of the image."""
 
@@ -158,7 +160,7 @@ def initialise(sam3: Sam3Model, seed: int) -> None:
 
     Linear layers and convolutions: Xavier uniform, zero bias. Norms: 1 and 0. Queries: standard normal, as upstream
     trains them; other embeddings: normal with 0.02. Reference boxes: a regular grid, and a box head that starts at
-    zero, so that the first predictions cover the image.
+    zero, so that the first predictions cover the image, and queries that look into their box.
     """
     generator = torch.Generator().manual_seed(seed)
     for module in sam3.modules():
@@ -176,3 +178,18 @@ def initialise(sam3: Sam3Model, seed: int) -> None:
     nn.init.normal_(decoder.query_embed.weight, generator=generator)
     nn.init.zeros_(decoder.box_head.layer3.weight)
     decoder.reference_points.weight.copy_(torch.logit(grid_reference_boxes(decoder.reference_points.num_embeddings)))
+    for bias in (decoder.box_rpb_embed_x, decoder.box_rpb_embed_y):
+        _look_into_the_box(bias)
+
+
+def _look_into_the_box(bias: nn.Module) -> None:
+    """Let a query begin by looking where its box is, as a trained decoder does.
+
+    The box-relative bias maps, along one axis, the log-scaled distances (d0, d1) of a position to the two edges of the
+    box to a logit for each head. Two hidden units become relu(-d0) and relu(d1), which are zero inside the box and grow
+    outside it; the heads take them with `_OUTSIDE` times a half, a third, ... All other units start without effect.
+    """
+    bias.layer1.weight[:2] = torch.tensor([[-1.0, 0.0], [0.0, 1.0]])
+    bias.layer2.weight.zero_()
+    heads = torch.arange(bias.layer2.out_features)
+    bias.layer2.weight[:, :2] = -(_OUTSIDE / (heads + 1))[:, None]
