@@ -1,6 +1,8 @@
 """What a finished step adds to progress, log and curves; only at the log interval, and a step late."""
 
 import time
+from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from sam3ft_trainer.run.step import StepNumbers, StepResult
@@ -9,27 +11,39 @@ if TYPE_CHECKING:
     from sam3ft_trainer.run.session import Session
 
 
-class Pace:
-    """Images per second and seconds left, from the steps of this attempt."""
+RECENT_STEPS = 50
+LEAST_STEPS = 5
+"""Fewer steps say nothing: the first ones warm up caches."""
 
-    def __init__(self) -> None:
+
+class Pace:
+    """Images per second and seconds per step, from the recent steps of this attempt."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Start the clock."""
-        self._started_s = self._last_s = time.monotonic()
-        self._steps = self._images = 0
+        self._clock = clock
+        self._ends: deque[float] = deque(maxlen=RECENT_STEPS)
+        self._last_s = clock()
+        self._images = 0
 
     def count_step(self, images: int) -> None:
         """A step of `images` images over all ranks has ended."""
-        self._steps += 1
+        self._ends.append(self._clock())
         self._images += images
 
     @property
     def seconds_per_step(self) -> float:
-        """Average over this attempt, evaluations and checkpoints included; 0 before the first step."""
-        return (time.monotonic() - self._started_s) / self._steps if self._steps else 0.0
+        """Average over the last `RECENT_STEPS` steps, with the evaluations and saves between them; 0 before a few.
+
+        The time before the first step (imports, the score of the untouched model) says nothing about steps.
+        """
+        if len(self._ends) < LEAST_STEPS:
+            return 0.0
+        return (self._ends[-1] - self._ends[0]) / (len(self._ends) - 1)
 
     def interval(self) -> float | None:
         """Return images per second since the last call; None when no time has passed."""
-        now = time.monotonic()
+        now = self._clock()
         images, seconds = self._images, now - self._last_s
         self._last_s, self._images = now, 0
         return images / seconds if seconds > 0 else None
