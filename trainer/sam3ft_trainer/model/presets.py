@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from transformers import Sam3Config, Sam3Model
+from transformers.models.sam3.modeling_sam3 import Sam3DecoderMLP
 
 from sam3ft_api.errors import InvalidConfig
 from sam3ft_trainer.model.build import allocate, set_resolution
@@ -182,7 +183,7 @@ def initialise(sam3: Sam3Model, seed: int) -> None:
         _look_into_the_box(bias)
 
 
-def _look_into_the_box(bias: nn.Module) -> None:
+def _look_into_the_box(bias: Sam3DecoderMLP) -> None:
     """Let a query begin by looking where its box is, as a trained decoder does.
 
     The box-relative bias maps, along one axis, the log-scaled distances (d0, d1) of a position to the two edges of the
