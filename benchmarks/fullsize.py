@@ -127,9 +127,11 @@ def measure(settings: Settings) -> dict[str, Any]:
     import torch  # noqa: PLC0415
 
     from sam3ft_api.training import ModelConfig, ScratchConfig, TrainingConfig  # noqa: PLC0415
+    from sam3ft_trainer.model.allocator import map_large_blocks  # noqa: PLC0415
     from sam3ft_trainer.model.cost import Workload, plan_memory  # noqa: PLC0415
     from sam3ft_trainer.model.load import load_model, read_model_config  # noqa: PLC0415
 
+    map_large_blocks()  # as a run on the CPU does
     torch.set_num_threads(settings.threads)
     torch.manual_seed(0)
     config = TrainingConfig(

@@ -138,10 +138,10 @@ class MemoryPlan:
 def overhead_bytes(device_type: str, peak: int) -> int:
     """Return the allowance beyond traced tensors for a traced `peak`.
 
-    CPU: pages that glibc's allocator keeps, a tenth (measured 2 % with every block mapped, 10 to 14 % without), and the
-    kernels' workspaces. CUDA: context and libraries, and fragmentation of the caching allocator.
+    CPU: pages that the allocator keeps although large blocks are mapped (`map_large_blocks`), and the kernels'
+    workspaces. CUDA: context and libraries, and fragmentation of the caching allocator.
     """
-    return 600 * 2**20 + peak // 20 if device_type == "cuda" else 96 * 2**20 + peak // 10
+    return 600 * 2**20 + peak // 20 if device_type == "cuda" else 96 * 2**20 + peak // 20
 
 
 def trace_step(

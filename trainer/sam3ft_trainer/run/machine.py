@@ -7,6 +7,7 @@ import torch
 
 from sam3ft_api.errors import InvalidConfig
 from sam3ft_api.training import Precision, RuntimeConfig
+from sam3ft_trainer.model.allocator import map_large_blocks
 
 
 def select_device(wanted: str, *, local_rank: int) -> torch.device:
@@ -46,7 +47,7 @@ def choose_threads(wanted: int | None, committed: int | None, *, processes_on_no
 
 
 def settle(device: torch.device, runtime: RuntimeConfig, *, precision: Precision, committed_threads: int | None) -> int:
-    """Set threads and determinism of this process; return the number of threads in force.
+    """Set threads, determinism and, on the CPU, the allocator of this process; return the number of threads in force.
 
     On CUDA, TF32 serves the matrix products that autocast leaves in float32, and is off where `fp32` was asked for.
     """
@@ -54,6 +55,7 @@ def settle(device: torch.device, runtime: RuntimeConfig, *, precision: Precision
     threads = choose_threads(runtime.threads, committed_threads, processes_on_node=local_world)
     torch.set_num_threads(threads)
     if device.type == "cpu":
+        map_large_blocks()
         torch.use_deterministic_algorithms(mode=True)
         # Filling fresh memory would show reads of uninitialised values; here it costs a tenth of a step for nothing.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
