@@ -20,7 +20,7 @@ from torch import Tensor
 from sam3ft_api.errors import Sam3ftError
 from sam3ft_api.training import CheckpointConfig, IdentityConfig
 from sam3ft_trainer.store.checkpoint import RunStore, open_run_store
-from sam3ft_trainer.store.exchange import LocalExchange, tcp_exchange
+from sam3ft_trainer.store.exchange import Exchange, LocalExchange, tcp_exchange
 from sam3ft_trainer.store.objects import Store
 from sam3ft_trainer.store.opening import StoreOptions
 from sam3ft_trainer.store.records import CommitMeta, RunFacts
@@ -91,7 +91,8 @@ def main(job: dict[str, Any]) -> int:
 
 
 def _work(job: dict[str, Any]) -> int:
-    run = _open(job)
+    exchange = _join(job)
+    run = _open(job, exchange)
     targets = {name: torch.full_like(tensor, 7) for name, tensor in state_at(0, job["megabytes"]).items()}
     restored = run.restore(targets)
     first = 0
@@ -110,14 +111,28 @@ def _work(job: dict[str, Any]) -> int:
         run.poll()
         time.sleep(job.get("pause_s", 0.0))
     run.close()
+    _leave_together(job, exchange)
     return 0
 
 
-def _open(job: dict[str, Any]) -> RunStore:
+def _leave_together(job: dict[str, Any], exchange: Exchange) -> None:
+    """Rank 0 serves the exchange, so it goes last; in a real run the group's barrier sees to that."""
+    if job["rank"]:
+        exchange.put(f"left{job['rank']}", b"")
+        return
+    for rank in range(1, job["world_size"]):
+        exchange.get(f"left{rank}", timeout_s=20.0)
+
+
+def _join(job: dict[str, Any]) -> Exchange:
     rank, world_size = job["rank"], job["world_size"]
-    exchange = (
+    return (
         LocalExchange() if world_size == 1 else tcp_exchange("127.0.0.1", job["port"], rank=rank, world_size=world_size)
     )
+
+
+def _open(job: dict[str, Any], exchange: Exchange) -> RunStore:
+    rank, world_size = job["rank"], job["world_size"]
     store = open_store(job["address"], create=True)
     if job.get("die") is not None:
         store = Dying(store, **job["die"])
