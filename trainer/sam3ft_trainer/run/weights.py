@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -118,5 +117,5 @@ def _put_averages(loaded: LoadedModel, ema: Ema) -> None:
 def _differences(facts: RunFacts, config: TrainingConfig) -> list[str]:
     if facts.numbers_digest == config.numbers_digest():
         return []
-    here: dict[str, Any] = config.model_dump(mode="json", include=set(facts.settings))
-    return [f"the run was trained with other settings: {line}" for line in differing_settings(facts.settings, here)]
+    differing = differing_settings(facts.settings, config.numbers())
+    return [f"the run was trained with other settings: {line}" for line in differing]
