@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sam3ft_api.errors import Fenced
+from sam3ft_api.files import write_atomically
 from sam3ft_api.plan import JobPlan
 from sam3ft_api.training import TrainingConfig
 from sam3ft_launch.backend import Handle
@@ -14,7 +15,6 @@ from sam3ft_launch.cli.follow import follow, view_for
 from sam3ft_launch.cli.output import OutputFormat, emit
 from sam3ft_launch.cli.summary import ending, ending_lines
 from sam3ft_launch.cli.trainer import ask_trainer, show_trainer
-from sam3ft_launch.local.atomic import write_text
 from sam3ft_launch.local.backend import LocalBackend
 from sam3ft_launch.local.record import RunRecord, read_record
 from sam3ft_launch.local.rundir import DATASET_FILE, RUNS_FOLDER, RunDir
@@ -97,7 +97,7 @@ def check(session: Session, *, output: OutputFormat) -> None:
         else:
             show_trainer(arguments)
         session.folder.create()
-        write_text(session.folder.dataset, account.read_text(encoding="utf-8"))
+        write_atomically(session.folder.dataset, account.read_text(encoding="utf-8"))
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import NoReturn
 from sam3ft_api import limits
 from sam3ft_api.errors import InvalidConfig
 from sam3ft_api.exit_codes import ExitCode
+from sam3ft_api.files import write_atomically
 from sam3ft_api.worker import ENV_TOKEN
 from sam3ft_launch.coordinator.server import Address, Server, serve_until
 from sam3ft_launch.coordinator.settings import Settings
@@ -89,9 +90,7 @@ def write_port_file(path: Path, launchers: Address, viewers: Address) -> None:
         "progress_port": viewers.port,
         "pid": os.getpid(),
     }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content) + "\n")
-    temporary.replace(path)
+    write_atomically(path, json.dumps(content) + "\n")
 
 
 async def serve(arguments: argparse.Namespace, settings: Settings, token: str) -> None:

@@ -75,7 +75,6 @@ class Coordinator:
         self._process: subprocess.Popen[bytes] | None = None
         self._port = 0
         self._last_start_s = -math.inf
-        self.num_starts = 0
 
     def ensure_running(self) -> bool:
         """Start it if it does not run, at most once a second; return True when it was started by this call.
@@ -88,7 +87,6 @@ class Coordinator:
         if time.monotonic() - self._last_start_s < _COORDINATOR_PAUSE_S:
             return False
         self._last_start_s = time.monotonic()
-        self.num_starts += 1
         self._folder.coordinator_port.unlink(missing_ok=True)
         with self._folder.coordinator_log.open("ab") as output:
             argv = self._submission.coordinator_argv(self._port)

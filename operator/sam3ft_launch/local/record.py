@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sam3ft_api.errors import StorageDenied
-from sam3ft_launch.local.atomic import write_text
+from sam3ft_api.files import write_atomically
 from sam3ft_launch.local.process import ProcessIdentity, is_alive
 
 
@@ -100,4 +100,4 @@ def read_record(path: Path) -> RunRecord | None:
 
 def write_record(path: Path, record: RunRecord) -> None:
     """Replace the record atomically."""
-    write_text(path, record.model_dump_json(indent=2) + "\n")
+    write_atomically(path, record.model_dump_json(indent=2) + "\n")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sam3ft_launch.local.atomic import write_text
+from sam3ft_api.files import write_atomically
 
 
 class StopRequest(BaseModel):
@@ -23,7 +23,7 @@ class StopRequest(BaseModel):
 
 def write_stop_request(path: Path, request: StopRequest) -> None:
     """Put the request in place, atomically."""
-    write_text(path, request.model_dump_json() + "\n")
+    write_atomically(path, request.model_dump_json() + "\n")
 
 
 def read_stop_request(path: Path, *, attempt: int) -> StopRequest | None:

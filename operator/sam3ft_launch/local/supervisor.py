@@ -17,8 +17,8 @@ from typing import IO, Any
 
 from sam3ft_api.errors import Fenced, Sam3ftError
 from sam3ft_api.exit_codes import ExitCode, rule_for
+from sam3ft_api.files import write_atomically
 from sam3ft_api.termination import Termination
-from sam3ft_launch.local.atomic import write_text
 from sam3ft_launch.local.children import Coordinator, Launcher
 from sam3ft_launch.local.last_word import read_commit_step, read_last_word
 from sam3ft_launch.local.process import own_identity
@@ -179,8 +179,8 @@ def main() -> int:
             folder.log.open("ab", buffering=0) as log,
         ):
             _refuse_if_submitted(submission)
-            write_text(folder.config, submission.config_json)
-            write_text(folder.finetune, submission.finetune_yaml)
+            write_atomically(folder.config, submission.config_json)
+            write_atomically(folder.finetune, submission.finetune_yaml)
             return _run_logged(Supervisor(submission, lock=lock, log=log), log)
     except Sam3ftError as error:
         sys.stderr.write(f"{error}\n")

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from sam3ft_api.errors import InvalidConfig, StorageDenied
+from sam3ft_api.files import write_atomically
 from sam3ft_api.training import TrainingConfig
 from sam3ft_trainer.commands.edge import add_output_option
 from sam3ft_trainer.data.check import check_dataset
 from sam3ft_trainer.data.layout import Split
 from sam3ft_trainer.data.report import DatasetReport
-from sam3ft_trainer.run.files import write_atomically
 from sam3ft_trainer.run.preflight import Preflight, examine
 from sam3ft_trainer.run.worker import read_config
 

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 from sam3ft_api import worker as contract
+from sam3ft_api.files import write_atomically
 from sam3ft_trainer.conf.compose import compose_config
 from sam3ft_trainer.run import worker
-from sam3ft_trainer.run.files import write_atomically
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

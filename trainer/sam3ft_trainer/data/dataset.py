@@ -1,6 +1,6 @@
 """One split of a data set, opened and checked: ids, questions, bytes and ground truth."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal, overload
 
@@ -194,8 +194,3 @@ def _notice_empty_parents(index: CocoIndex, config: TrainingConfig, log: Problem
                 "notice",
                 f"category {category.id} {category.name!r} has no annotation and only groups others; it is {fate}",
             )
-
-
-def with_report(dataset: CocoDataset, report: DatasetReport) -> CocoDataset:
-    """Return the same data set with another report, for instance one that knows the damaged images."""
-    return replace(dataset, report=report)

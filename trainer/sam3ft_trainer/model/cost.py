@@ -120,6 +120,11 @@ class MemoryPlan:
         return self.weights + self.gradients + self.optimizer + self.ema
 
     @property
+    def commit(self) -> int:
+        """What a checkpoint holds: the state without gradients."""
+        return self.weights + self.optimizer + self.ema
+
+    @property
     def peak_beyond_state(self) -> int:
         """What a step needs on top of the state."""
         return self.peak + self.overhead

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from sam3ft_trainer.run.files import write_atomically
+from sam3ft_api.files import write_atomically
 from sam3ft_trainer.run.step import StepNumbers, StepResult
 
 

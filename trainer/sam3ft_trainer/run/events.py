@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from sam3ft_api.files import write_atomically
 from sam3ft_api.worker import PROGRESS_FILE, Progress
-from sam3ft_trainer.run.files import write_atomically
 
 EVENTS_FILE = "events.jsonl"
 """Name of the event log inside the work folder; every attempt appends."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from sam3ft_api.files import write_atomically
 from sam3ft_trainer.evaluate.hf_call import score_hf_call
 from sam3ft_trainer.evaluate.read import truth_of
 from sam3ft_trainer.evaluate.report.build import CONFIG, build_report, save_pictures
@@ -16,7 +17,6 @@ from sam3ft_trainer.evaluate.report.document import FinalScores
 from sam3ft_trainer.evaluate.scores import SplitScores
 from sam3ft_trainer.export.package import ExportResult
 from sam3ft_trainer.model.processor import build_processor
-from sam3ft_trainer.run.files import write_atomically
 from sam3ft_trainer.run.handover import hand_over
 from sam3ft_trainer.run.scoring import evaluation_plan, score_split, tell_scores
 from sam3ft_trainer.run.session import Session

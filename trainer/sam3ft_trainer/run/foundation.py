@@ -1,6 +1,5 @@
 """What stands before a run is claimed: ranks, data, weights, optimizer, and how it all fits into memory."""
 
-import os
 from dataclasses import dataclass
 
 import torch
@@ -51,7 +50,7 @@ def lay_foundation(config: TrainingConfig, *, device: torch.device, group: Group
         datasets["train"],
         device=device,
         world_size=group.world_size,
-        processes_here=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+        processes_here=machine.processes_here(),
     )
     reporter.event("memory_planned", **memory.summary())
     loaded = load_model(

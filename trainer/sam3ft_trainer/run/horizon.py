@@ -3,6 +3,14 @@
 import math
 from dataclasses import dataclass
 
+from sam3ft_api.training import ScratchConfig
+from sam3ft_trainer.data.order import total_steps
+
+
+def planned_steps(scratch: ScratchConfig, num_images: int) -> int:
+    """Return the last step by `max_steps`, else by epochs; a time budget may end the run earlier."""
+    return scratch.max_steps or total_steps(num_images, scratch.train_batch_size, scratch.max_data_epochs)
+
 
 def is_evaluation_due(*, step: int, steps_per_epoch: int, every_epochs: float | None, total_steps: int) -> bool:
     """Say whether the state after `step` is scored: at every multiple of the interval, and at the end."""

@@ -46,13 +46,17 @@ def choose_threads(wanted: int | None, committed: int | None, *, processes_on_no
     return wanted or max(1, cores // processes_on_node)
 
 
+def processes_here() -> int:
+    """Return the worker processes of this round on this node, as torchrun's variables tell; 1 without a launcher."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def settle(device: torch.device, runtime: RuntimeConfig, *, precision: Precision, committed_threads: int | None) -> int:
     """Set threads, determinism and, on the CPU, the allocator of this process; return the number of threads in force.
 
     On CUDA, TF32 serves the matrix products that autocast leaves in float32, and is off where `fp32` was asked for.
     """
-    local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    threads = choose_threads(runtime.threads, committed_threads, processes_on_node=local_world)
+    threads = choose_threads(runtime.threads, committed_threads, processes_on_node=processes_here())
     torch.set_num_threads(threads)
     if device.type == "cpu":
         map_large_blocks()

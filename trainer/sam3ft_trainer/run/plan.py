@@ -11,17 +11,18 @@ from transformers import Sam3Config
 from sam3ft_api.errors import InvalidConfig
 from sam3ft_api.training import TrainingConfig
 from sam3ft_trainer.data.dataset import CocoDataset
-from sam3ft_trainer.data.order import steps_per_epoch, total_steps
+from sam3ft_trainer.data.order import steps_per_epoch
 from sam3ft_trainer.model.build import allocate_meta
 from sam3ft_trainer.model.freeze import FreezeReport, freeze_parts
 from sam3ft_trainer.model.load import read_model_config
 from sam3ft_trainer.run.advice import Advice, PlanFacts, advise
 from sam3ft_trainer.run.foundation import open_splits
+from sam3ft_trainer.run.horizon import planned_steps
 from sam3ft_trainer.run.machine import choose_threads, select_device
 from sam3ft_trainer.run.memory import MemoryLayout, lay_out_memory
 from sam3ft_trainer.run.micro_batch import choose_micro_batch
 from sam3ft_trainer.run.pace import AssumedPace, cpu_pace, gpu_pace
-from sam3ft_trainer.run.preflight import SPARE_COMMITS
+from sam3ft_trainer.run.preflight import most_commits
 
 EXPORT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -212,7 +213,7 @@ def plan_horizon(config: TrainingConfig, num_images: int, *, step_s: float) -> H
     """
     scratch = config.scratch
     per_epoch = steps_per_epoch(num_images, scratch.train_batch_size)
-    planned = scratch.max_steps or total_steps(num_images, scratch.train_batch_size, scratch.max_data_epochs)
+    planned = planned_steps(scratch, num_images)
     expected, ends_by = planned, "steps" if scratch.max_steps else "epochs"
     if scratch.max_duration_s is not None:
         within = max(1, int(scratch.max_duration_s / step_s))
@@ -248,9 +249,8 @@ def update_s(layout: MemoryLayout, pace: AssumedPace, *, share: int, micro_batch
 
 def plan_storage(config: TrainingConfig, layout: MemoryLayout, *, num_total: int) -> Storage:
     """Return what checkpoints and export take; a commit holds weights, AdamW's moments and the average."""
-    plan = layout.plan
-    commit = plan.weights + plan.optimizer + plan.ema
-    kept = config.checkpoint.keep_last + config.checkpoint.keep_best + SPARE_COMMITS
+    commit = layout.plan.commit
+    kept = most_commits(config.checkpoint)
     return Storage(commit, kept, kept * commit, num_total * EXPORT_BYTES[config.export.dtype])
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sam3ft_api.errors import StorageDenied
-from sam3ft_api.training import TrainingConfig
+from sam3ft_api.training import CheckpointConfig, TrainingConfig
 from sam3ft_trainer.data.dataset import open_dataset
 from sam3ft_trainer.model.load import inspect_model
 from sam3ft_trainer.run.machine import select_device
@@ -80,8 +80,7 @@ def examine(config: TrainingConfig, *, processes: int) -> Preflight:
     device = select_device(config.runtime.device, local_rank=0)
     train = open_dataset(config, "train")
     layout = lay_out_memory(config, architecture, train, device=device, world_size=processes, processes_here=processes)
-    commit_bytes = _commit_bytes(layout)
-    needed, free = _disk(config, layout, commit_bytes)
+    needed, free = _disk(config, layout)
     return Preflight(
         model=description,
         device=device.type,
@@ -89,18 +88,18 @@ def examine(config: TrainingConfig, *, processes: int) -> Preflight:
         checkpointed=layout.checkpointed,
         memory_bytes=layout.plan.total,
         memory_budget_bytes=layout.budget,
-        commit_bytes=commit_bytes,
+        commit_bytes=layout.plan.commit,
         disk_bytes=needed,
         disk_free_bytes=free,
     )
 
 
-def _commit_bytes(layout: MemoryLayout) -> int:
-    plan = layout.plan
-    return plan.weights + plan.optimizer + plan.ema
+def most_commits(checkpoint: CheckpointConfig) -> int:
+    """Return how many commits lie in the store at the same time, at most."""
+    return checkpoint.keep_last + checkpoint.keep_best + SPARE_COMMITS
 
 
-def _disk(config: TrainingConfig, layout: MemoryLayout, commit_bytes: int) -> tuple[int, int | None]:
+def _disk(config: TrainingConfig, layout: MemoryLayout) -> tuple[int, int | None]:
     """Return bytes needed and free where checkpoints go; buckets are not asked for their room.
 
     Raises:
@@ -109,7 +108,7 @@ def _disk(config: TrainingConfig, layout: MemoryLayout, commit_bytes: int) -> tu
     address = config.checkpoint.uri
     if address is None or parse_address(address).scheme != "file":
         return 0, None
-    kept = config.checkpoint.keep_last + config.checkpoint.keep_best + SPARE_COMMITS
+    kept, commit_bytes = most_commits(config.checkpoint), layout.plan.commit
     needed = kept * commit_bytes + (layout.plan.weights if config.export.uri else 0)
     folder = Path(parse_address(address).path)
     while not folder.exists():

@@ -1,11 +1,10 @@
 """Scoring within a run: the untouched model first, then what is being trained, on the split that selects."""
 
-import os
-
 from sam3ft_trainer.data.pipeline import EvalLoader, decode_threads
 from sam3ft_trainer.evaluate.read import truth_of
 from sam3ft_trainer.evaluate.scores import SplitScores
 from sam3ft_trainer.evaluate.split import EvaluationPlan, evaluate_split
+from sam3ft_trainer.run.machine import processes_here
 from sam3ft_trainer.run.session import Session
 
 
@@ -31,7 +30,7 @@ def score_split(run: Session, split: str, *, pictures: int = 0, control: bool = 
         run.config,
         rank=run.group.rank,
         world_size=run.group.world_size,
-        threads=decode_threads(run.config, processes_here=int(os.environ.get("LOCAL_WORLD_SIZE", "1"))),
+        threads=decode_threads(run.config, processes_here=processes_here()),
     )
     truth = truth_of(dataset, masks=run.config.scratch.enable_segmentation)
     plan = evaluation_plan(run, split, pictures=pictures, control=control)

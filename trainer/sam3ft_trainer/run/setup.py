@@ -3,7 +3,6 @@
 The order matters: whatever can refuse the run comes before the claim, and the claim before anything is overwritten.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TextIO
@@ -13,7 +12,7 @@ from torch import distributed as dist
 from sam3ft_api.errors import InvalidConfig
 from sam3ft_api.exit_codes import ExitCode
 from sam3ft_api.training import TrainingConfig
-from sam3ft_trainer.data.order import steps_per_epoch, total_steps
+from sam3ft_trainer.data.order import steps_per_epoch
 from sam3ft_trainer.data.pipeline import TrainLoader, decode_threads
 from sam3ft_trainer.model.training import TrainingModel
 from sam3ft_trainer.run import machine
@@ -22,6 +21,7 @@ from sam3ft_trainer.run.facts import run_facts
 from sam3ft_trainer.run.flags import FlagReader
 from sam3ft_trainer.run.foundation import Foundation, lay_foundation
 from sam3ft_trainer.run.group import join_group
+from sam3ft_trainer.run.horizon import planned_steps
 from sam3ft_trainer.run.micro_batch import choose_micro_batch
 from sam3ft_trainer.run.prefetch import DeviceFeed
 from sam3ft_trainer.run.selection import Selection
@@ -103,7 +103,7 @@ def _restore(
     """Load the newest commit, or describe a fresh start; set the threads that the run has from now on."""
     num_images = len(foundation.datasets["train"])
     scratch = config.scratch
-    planned = scratch.max_steps or total_steps(num_images, scratch.train_batch_size, scratch.max_data_epochs)
+    planned = planned_steps(scratch, num_images)
     tensors = all_tensors(foundation.loaded.sam3, foundation.optimizer, foundation.ema)
     restored = store.restore(tensors)
     before = None if restored is None else LoopState.model_validate(restored.meta.extra)
@@ -176,7 +176,7 @@ def _assemble(
         rank=group.rank,
         world_size=group.world_size,
         cursor=state.cursor,
-        threads=decode_threads(config, processes_here=int(os.environ.get("LOCAL_WORLD_SIZE", "1"))),
+        threads=decode_threads(config, processes_here=machine.processes_here()),
     )
     stack.callback(loader.close)
     return Session(

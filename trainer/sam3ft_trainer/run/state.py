@@ -27,7 +27,6 @@ class LoopState(BaseModel):
         stopped_early: the patience ran out at this step.
         skipped_steps: steps whose update was skipped within the last `SKIP_WINDOW` steps, ascending.
         skipped_total: all skipped updates since the start.
-        images_seen: images that took part in updates, skipped ones included.
         elapsed_s: seconds of training over all attempts.
         micro_batch: images per forward pass and process.
         threads: CPU threads per process.
@@ -48,7 +47,6 @@ class LoopState(BaseModel):
     stopped_early: bool = False
     skipped_steps: tuple[int, ...] = ()
     skipped_total: int = 0
-    images_seen: int = 0
     elapsed_s: float = 0.0
     micro_batch: int
     threads: int

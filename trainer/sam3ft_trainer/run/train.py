@@ -128,18 +128,12 @@ def _agree(run: Session, batches: StepBatches) -> _Agreed:
 
 def _advance(run: Session, batches: StepBatches) -> None:
     """Count the step that has been asked for; with CUDA it may still be running."""
-    state = run.state
     run.trace(batches)
     run.tally.add(batches)
     if run.ema is not None:
         # Also after a skipped update, which may not be known yet: the average then moves towards unchanged weights.
         run.ema.update(run.model.sam3)
-    run.update(
-        step=state.step + 1,
-        images_seen=state.images_seen + len(batches.image_ids),
-        elapsed_s=run.elapsed_s(),
-        cursor=batches.cursor_after,
-    )
+    run.update(step=run.state.step + 1, elapsed_s=run.elapsed_s(), cursor=batches.cursor_after)
     run.watchdog.beat(f"training step {run.state.step}")
 
 

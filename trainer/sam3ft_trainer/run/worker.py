@@ -17,10 +17,10 @@ from typing import Self
 from sam3ft_api import worker as contract
 from sam3ft_api.errors import InvalidConfig, Sam3ftError
 from sam3ft_api.exit_codes import ExitCode
+from sam3ft_api.files import write_atomically
 from sam3ft_api.training import TrainingConfig
 from sam3ft_api.worker import WorkerResult
 from sam3ft_trainer.conf.document import parse_document
-from sam3ft_trainer.run.files import write_atomically
 
 MESSAGE_LIMIT = 2048
 TRACEBACK_LIMIT = 16384

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, TypeAdapter
 
+from sam3ft_api.files import write_atomically
 from sam3ft_api.training import TrainingConfig
 from sam3ft_trainer.data.dataset import CocoDataset
 from sam3ft_trainer.data.report import DatasetReport
@@ -25,7 +26,6 @@ from sam3ft_trainer.evaluate.report.pictures import make_pictures
 from sam3ft_trainer.evaluate.report.render import render
 from sam3ft_trainer.evaluate.scores import SplitScores
 from sam3ft_trainer.evaluate.truth import Truth
-from sam3ft_trainer.run.files import write_atomically
 
 EVENTS, CONFIG, DATASET, SCORES, PICTURES = (
     "events.jsonl",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sam3ft_api.errors import Sam3ftError
 from sam3ft_api.exit_codes import ExitCode
-from sam3ft_trainer.run.files import write_atomically
+from sam3ft_api.files import write_atomically
 from sam3ft_trainer.run.launcher.commands import Outcome
 from sam3ft_trainer.run.launcher.follow import Speaker
 from sam3ft_trainer.run.launcher.launch import launch

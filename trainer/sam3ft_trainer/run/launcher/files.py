@@ -5,8 +5,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from sam3ft_api.files import write_atomically
 from sam3ft_api.worker import Flag, WorkerResult
-from sam3ft_trainer.run.files import write_atomically
 
 _MAX_RESULT_BYTES = 1 << 20
 _TAIL_BYTES = 64 * 1024
