@@ -268,10 +268,15 @@ def test_evaluation_asks_every_category_and_can_be_repeated(dataset: CocoDataset
 
 
 def test_evaluation_may_be_left_early(dataset: CocoDataset, config: TrainingConfig) -> None:
+    before = threading.active_count()
     iterator = iter(EvalLoader(dataset, config, threads=2))
     next(iterator)
+    during = threading.active_count()
 
     iterator.close()  # type: ignore[attr-defined]
+
+    assert before < during
+    assert before == threading.active_count()
 
 
 def test_prefetched_results_come_in_order_whatever_finishes_first() -> None:
