@@ -111,6 +111,32 @@ def test_deleting_a_prefix_takes_half_written_files_along(folder_store: Store):
     assert [] == list((folder_store.folder / "ckpt").iterdir())
 
 
+CHURN = """
+import pathlib, shutil, sys
+root = pathlib.Path(sys.argv[1])
+while True:
+    for name in "bcdefgh":
+        (root / name / "deep").mkdir(parents=True)
+        (root / name / "deep/file").write_bytes(b"x")
+    for name in "bcdefgh":
+        shutil.rmtree(root / name)
+"""
+
+
+def test_listing_goes_on_while_another_process_deletes(folder_store: Store):
+    for kept in ("a", "z"):
+        folder_store.put(f"ckpt/{kept}/file", b"x")
+    other = subprocess.Popen([sys.executable, "-c", CHURN, str(folder_store.folder / "ckpt")])
+    try:
+        for _ in range(2_000):
+            assert {"ckpt/a", "ckpt/z"} <= {info.prefix for info in folder_store.list_prefixes("ckpt")}
+            assert {"ckpt/a/file", "ckpt/z/file"} <= {info.key for info in folder_store.list_objects("ckpt")}
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
+
+
 def test_a_folder_of_half_written_files_alone_is_listed(folder_store: Store):
     (folder_store.folder / "ckpt/g1").mkdir(parents=True)
     (folder_store.folder / "ckpt/g1/a#1").write_bytes(b"half")

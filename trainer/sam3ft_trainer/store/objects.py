@@ -11,7 +11,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -329,11 +329,23 @@ def _child_folders(root: Path, prefix: str) -> list[PrefixInfo]:
     base = root / prefix
     if not base.is_dir():
         return []
-    return [
-        PrefixInfo(f"{prefix}/{child.name}", max(p.stat().st_mtime for p in [child, *child.rglob("*")]))
-        for child in sorted(base.iterdir())
-        if child.is_dir()
-    ]
+    newest = {child: _newest_write(child) for child in sorted(base.iterdir()) if child.is_dir()}
+    return [PrefixInfo(f"{prefix}/{child.name}", when) for child, when in newest.items() if when is not None]
+
+
+def _newest_write(folder: Path) -> float | None:
+    """Newest modification below a folder, None if it is gone; another process may be deleting it meanwhile."""
+    times: list[float] = []
+    for parent, _, names in os.walk(folder, onerror=_raise_unless_missing):
+        for path in [Path(parent), *(Path(parent, name) for name in names)]:
+            with suppress(FileNotFoundError):
+                times.append(path.stat().st_mtime)
+    return max(times, default=None)
+
+
+def _raise_unless_missing(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _ignore_missing(_function: object, _path: str, info: tuple[type[BaseException], BaseException, object]) -> None:
