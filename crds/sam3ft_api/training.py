@@ -167,7 +167,7 @@ class DataConfig(Section):
     bounds: BoundsConfig = BoundsConfig()
     """Upstream's size and count filters."""
     max_bad: Share = 0.001
-    """Share of unreadable images and annotations that fails the run; one is always allowed."""
+    """Share of unreadable images and annotations that fails the run; one is always allowed, a whole split never."""
 
 
 class AugmentConfig(Section):

@@ -22,8 +22,11 @@ Many = Callable[[int], Document]
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 
-@pytest.mark.parametrize(("share", "total", "expected"), [(0.001, 10, 1), (0.001, 3000, 3), (0.0, 10, 1), (0.5, 4, 2)])
-def test_one_bad_thing_is_always_allowed(share: float, total: int, expected: int) -> None:
+@pytest.mark.parametrize(
+    ("share", "total", "expected"),
+    [(0.001, 10, 1), (0.001, 3000, 3), (0.0, 10, 1), (0.5, 4, 2), (1.0, 4, 3), (0.001, 1, 0), (0.001, 0, 0)],
+)
+def test_one_bad_thing_is_always_allowed_and_never_all(share: float, total: int, expected: int) -> None:
     assert expected == allowed(share, total)
 
 
@@ -193,6 +196,19 @@ def test_more_damaged_images_than_allowed_refuse_check_and_training(
     with pytest.raises(InvalidDataset, match="2 images of train"):
         list(EvalLoader(dataset, config))
     assert check_dataset(configured(data={"max_bad": 0.5}))["train"].count("not_an_image") == 2
+
+
+def test_a_split_of_which_no_image_can_be_read_is_refused(
+    many_images: Many, write_split: Write, configured: Configured
+) -> None:
+    write_split(many_images(4))
+    (write_split(many_images(1), split="valid") / "0.jpg").write_bytes(b"nothing")
+    config = configured(hold_out=True, data={"max_bad": 1.0})
+
+    with pytest.raises(InvalidDataset, match=r"1 bad images, and data\.max_bad allows 0"):
+        check_dataset(config)
+    with pytest.raises(InvalidDataset, match="1 images of valid cannot be read"):
+        list(EvalLoader(open_dataset(config, "valid"), config))
 
 
 def test_the_check_reads_every_image_of_every_split_and_tells_its_progress(

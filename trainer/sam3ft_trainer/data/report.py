@@ -160,8 +160,8 @@ def _append(table: dict[Key, tuple[int, list[str]]], key: Key, example: str, cou
 
 
 def allowed(share: float, total: int) -> int:
-    """Return how many of `total` may be bad: `share` of them rounded down, at least one."""
-    return max(1, int(share * total + 1e-9))
+    """Return how many of `total` may be bad: `share` of them rounded down, at least one, but never all."""
+    return min(max(1, int(share * total + 1e-9)), max(0, total - 1))
 
 
 def refuse_beyond_limit(problems: Iterable[Problem], kinds: frozenset[str], *, limit: int, of: str, where: str) -> None:
@@ -179,5 +179,5 @@ def refuse_beyond_limit(problems: Iterable[Problem], kinds: frozenset[str], *, l
     )
     raise InvalidDataset(
         f"{where}: {count} bad {of}, and data.max_bad allows {limit}. {listed}. "
-        "Mend or remove them, or raise data.max_bad to leave them out"
+        "Mend or remove them, or raise data.max_bad to leave them out (a whole split never is)"
     )

@@ -73,6 +73,10 @@ def card_facts(
 
 
 def check_inputs(config: TrainingConfig, valid: CocoDataset, tokenizer: Tokenizer) -> CheckInputs:
-    """Return real inputs for the check of an export: the first readable image of `valid`, with its phrases."""
+    """Return real inputs for the check of an export: the first readable image of `valid`, with its phrases.
+
+    Raises:
+        InvalidDataset: more images cannot be read than `data.max_bad` allows, which is never all of them.
+    """
     batch = next(batch for batch in EvalLoader(valid, config) if len(batch.img_idx_B))
     return CheckInputs.from_batch(batch, tokenizer)
