@@ -343,11 +343,10 @@ def _newest_write(folder: Path) -> float | None:
     return max(times, default=None)
 
 
-def _raise_unless_missing(error: OSError) -> None:
+def _raise_unless_missing(error: BaseException) -> None:
     if not isinstance(error, FileNotFoundError):
         raise error
 
 
 def _ignore_missing(_function: object, _path: str, info: tuple[type[BaseException], BaseException, object]) -> None:
-    if not isinstance(info[1], FileNotFoundError):
-        raise info[1]
+    _raise_unless_missing(info[1])
