@@ -51,7 +51,8 @@ class Batch:
     A quarantined image keeps its place in `image_ids` and `pixels` and has no pair, so it weighs nothing.
 
     Attributes:
-        pixels_I3SS: uint8 [I, 3, S, S], before normalisation.
+        pixels_I3SS: uint8 [I, 3, S, S], before normalisation; packed, [I, S, S, 3] in memory, as it comes from the
+            loader, whose memory it is: kept alive by what refers to it.
         phrases: T unique phrases, at most 32 tokens each after truncation.
         img_idx_B: int64 [B], image of each pair.
         txt_idx_B: int64 [B], phrase of each pair.

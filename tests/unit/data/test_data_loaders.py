@@ -84,6 +84,28 @@ def test_the_number_of_threads_and_the_room_change_nothing(dataset: CocoDataset,
     assert_same(expected, steps_of(dataset, small, threads=3))
 
 
+def test_memory_that_is_used_again_changes_nothing(
+    many_images: Many, write_split: Write, configured: Configured
+) -> None:
+    folder = write_split(many_images(11))
+    (folder / "3.jpg").write_bytes(b"no image")
+    config = configured(augment={**AUGMENT, "min_scale": 0.3}, data={"max_bad": 0.5})
+    dataset = open_dataset(config, "train")
+    expected = [batch.pixels_I3SS for step in steps_of(dataset, config, steps=21) for batch in step.micro_batches]
+
+    places: set[int] = set()
+    with TrainLoader(dataset, config, micro_batch=2, steps=21) as loader:
+        for step in loader:
+            for batch in step.micro_batches:
+                places.add(batch.pixels_I3SS.data_ptr())
+                assert torch.equal(expected.pop(0), batch.pixels_I3SS)
+                del batch
+            del step
+
+    assert not expected
+    assert len(places) < 42
+
+
 def test_a_loader_that_starts_at_a_cursor_goes_on_where_another_stopped(
     dataset: CocoDataset, config: TrainingConfig
 ) -> None:
@@ -144,7 +166,7 @@ def test_shapes_and_types_are_those_of_a_batch(dataset: CocoDataset, config: Tra
             int64, uint8 = torch.int64, torch.uint8
             assert types == [uint8, int64, int64, torch.float32, int64, uint8, torch.bool]
             assert batch.pixels_I3SS.shape == (len(batch.image_ids), 3, 56, 56)
-            assert batch.pixels_I3SS.is_contiguous()
+            assert batch.pixels_I3SS.permute(0, 2, 3, 1).is_contiguous()
             assert batch.targets.boxes_N4.shape == (count, 4)
             assert tensors_of(batch)[5].shape == (count, 56, 56)
             assert tensors_of(batch)[5].max() <= 1

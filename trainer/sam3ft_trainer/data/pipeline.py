@@ -15,13 +15,13 @@ from math import ceil
 from types import TracebackType
 from typing import Self
 
-import torch
 from torch import Tensor
 
 from sam3ft_api.errors import InvalidDataset
 from sam3ft_api.training import TrainingConfig
 from sam3ft_trainer.data.collate import collate
 from sam3ft_trainer.data.dataset import CocoDataset
+from sam3ft_trainer.data.memory import BatchMemory
 from sam3ft_trainer.data.order import Window, step_of_cursor, windows
 from sam3ft_trainer.data.prefetch import OrderedPrefetch
 from sam3ft_trainer.data.report import allowed
@@ -122,6 +122,7 @@ class TrainLoader:
         # Both copies are used by the assembler thread alone; the second one runs ahead.
         self._windows, ahead = tee(islice(upcoming, steps))
         self._buffers: deque[Tensor] = deque()
+        self._memory = BatchMemory()
         self._prefetch = OrderedPrefetch(
             self._load,
             self._tasks(ahead),
@@ -185,7 +186,7 @@ class TrainLoader:
         size = self._config.scratch.resolution
         for window in ahead:
             for piece in filter(None, self._pieces(window)):
-                buffer = torch.zeros(len(piece), 3, size, size, dtype=torch.uint8)
+                buffer = self._memory.take(len(piece), size, size, 3).permute(0, 3, 1, 2)
                 self._buffers.append(buffer)
                 for image_id, place in zip(piece, buffer, strict=True):
                     yield (window.epoch, image_id, place), expected_bytes(self._dataset, image_id, self._config)

@@ -21,6 +21,7 @@ from sam3ft_trainer.data.transforms import (
     Plan,
     box_mask,
     clamp_boxes,
+    packed_image,
     place_boxes,
     place_image,
     place_mask,
@@ -57,7 +58,7 @@ class Sample:
 
     Attributes:
         image_id: COCO image id.
-        pixels_3SS: uint8 [3, S, S].
+        pixels_3SS: uint8 [3, S, S], packed: [S, S, 3] in memory.
         pairs: in category order; none for an image that could not be read.
         dropped_small: objects below `data.bounds.min_area`, or cut away whole by a crop.
         dropped_crowded: objects of pairs above `data.bounds.max_objects_per_phrase`.
@@ -90,7 +91,7 @@ def train_sample(
         image_id: of the split.
         epoch: counted from 0.
         config: seed, resolution, task, augmentation, bounds.
-        out_3SS: zeroed memory for the pixels, for instance a place in a batch; allocated when None.
+        out_3SS: packed memory for the pixels, for instance a place in a batch; allocated when None.
     """
     row = dataset.index.row_of_image(image_id)
     height, width = dataset.size_hw(image_id)
@@ -155,7 +156,7 @@ def filtered_question(index: CocoIndex, question: Question, plan: Plan, *, min_a
 
 def quarantined(image_id: int, *, size: int, bad: BadImage, out_3SS: Tensor | None = None) -> Sample:
     """Return the stand-in of an image that cannot be read: black, without pairs."""
-    pixels = torch.zeros(3, size, size, dtype=torch.uint8) if out_3SS is None else out_3SS
+    pixels = packed_image(size) if out_3SS is None else out_3SS.zero_()
     return Sample(image_id, pixels, (), bad=bad)
 
 
