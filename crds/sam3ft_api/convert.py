@@ -32,6 +32,7 @@ TYPED_ONLY = {
     "checkpoint.adopt": "set spec.checkpoint.adopt",
     "checkpoint.allow_unfenced": "set spec.checkpoint.allowUnfenced",
     "export.uri": "set spec.export.uri",
+    "storage": "set spec.storage.profile and spec.storage.dataProfile",
 }
 """Settings that `training.config` must not hold, and where they belong: addresses, ownership, safety."""
 
@@ -109,6 +110,7 @@ def _typed(spec: SAM3FineTuneSpec) -> Document:
             "min_delta": stopping.min_delta if stopping else 0.0,
         },
         "export": spec.export.model_dump(by_alias=False),
+        "storage": {"profile": spec.storage.profile, "data_profile": spec.storage.data_profile},
     }
 
 

@@ -1,7 +1,8 @@
 """The config document: exactly what the trainer reads, and the only place where such a setting exists.
 
 Sections `scratch`, `model`, `data`, `augment`, `loss` and `optim` change the numbers and make up the digest that a
-checkpoint prefix records; `runtime`, `checkpoint`, `evaluation`, `export` and `identity` may differ between attempts.
+checkpoint prefix records; `runtime`, `checkpoint`, `evaluation`, `export`, `storage` and `identity` may differ between
+attempts.
 Upstream's names are kept where upstream has a setting (`scratch.enable_segmentation`, `scratch.resolution`, ...).
 The sentence under each field is its documentation; docs/api.md is generated from it.
 """
@@ -30,7 +31,14 @@ from sam3ft_api.fields import (
     Whole,
 )
 from sam3ft_api.section import Section
-from sam3ft_api.training_run import CheckpointConfig, EvaluationConfig, ExportConfig, IdentityConfig, RuntimeConfig
+from sam3ft_api.training_run import (
+    CheckpointConfig,
+    EvaluationConfig,
+    ExportConfig,
+    IdentityConfig,
+    RuntimeConfig,
+    StorageConfig,
+)
 
 __all__ = [
     "AugmentConfig",
@@ -51,6 +59,7 @@ __all__ = [
     "ScratchConfig",
     "Section",
     "SplitConfig",
+    "StorageConfig",
     "Task",
     "TrainingConfig",
 ]
@@ -299,6 +308,8 @@ class TrainingConfig(Section):
     """What is scored, when, and what selects."""
     export: ExportConfig = ExportConfig()
     """The model that is handed back."""
+    storage: StorageConfig = StorageConfig()
+    """Which storage profiles are used."""
     identity: IdentityConfig = IdentityConfig()
     """Who runs."""
 

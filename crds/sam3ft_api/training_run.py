@@ -28,6 +28,10 @@ class RuntimeConfig(Section):
     """Steps between log lines."""
     trace_samples: Flag = False
     """Write the image ids of every step and rank to `samples-rank-R.jsonl`."""
+    cache_bytes: Annotated[Whole, Field(ge=1 << 20, le=1 << 50)] | None = None
+    """Bytes of images kept on the node, where it has a cache folder; None takes half of what is free at the start."""
+    outage_s: Positive = 900.0
+    """Seconds for which a store may not answer before the run ends with 22; it can then be resumed."""
     watchdog_s: Positive = 1800.0
     """Seconds without a finished step after which stacks are saved and the run ends with 24."""
     tensorboard: Flag = True
@@ -53,6 +57,15 @@ class CheckpointConfig(Section):
     """Take over a prefix that another run owns, or that was written with other settings."""
     allow_unfenced: Flag = False
     """Accept a store that cannot create objects conditionally."""
+
+
+class StorageConfig(Section):
+    """Which storage profiles are used; endpoints and credentials stand in no document."""
+
+    profile: DnsLabel = "default"
+    """Storage profile of checkpoint and export."""
+    data_profile: DnsLabel = "default"
+    """Storage profile of data and model."""
 
 
 class EvaluationConfig(Section):

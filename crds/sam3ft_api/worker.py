@@ -26,6 +26,18 @@ ENV_ATTEMPT = "SAM3FT_ATTEMPT"
 """Number of this attempt, 1 for the first."""
 ENV_TOKEN = "SAM3FT_TOKEN"  # noqa: S105 - the name of the variable, not a secret
 """Secret of this attempt; known to launchers and coordinator, removed from the environment of workers."""
+ENV_STORAGE_PROFILES = "SAM3FT_STORAGE_PROFILES"
+"""Path of the file of storage profiles (YAML of `sam3ft_api.storage.StorageProfiles`); without it the user's own."""
+ENV_CREDENTIALS_DIR = "SAM3FT_CREDENTIALS_DIR"
+"""Folder with one file per key of the run's Secret (AWS_ACCESS_KEY_ID, ...); read again when credentials are renewed.
+Without it the same names are read from the environment."""
+ENV_DATA_CREDENTIALS_DIR = "SAM3FT_DATA_CREDENTIALS_DIR"
+"""The same for reading data and weights; without it `SAM3FT_DATA_AWS_...` variables, else those of the run."""
+DATA_CREDENTIALS_PREFIX = "SAM3FT_DATA_"
+"""Prefix of the variables that hold the credentials for reading data, before AWS_, GOOGLE_ or AZURE_."""
+ENV_CACHE_DIR = "SAM3FT_CACHE_DIR"
+"""Folder on this node that outlives a worker, shared by the workers of the node: images, data indexes, and a copy of
+the newest commit. Without it nothing is cached."""
 
 PROGRESS_FILE = "progress.json"
 """Name, inside the work folder, of the file in which rank 0 keeps its `Progress`."""

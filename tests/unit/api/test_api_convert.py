@@ -190,7 +190,7 @@ def test_every_setting_can_be_given_in_its_nested_form() -> None:
             value = value[key]
         for key in reversed(name.split(".")):
             settings = {key: value if settings is None else settings}
-        if name.startswith(("identity", "data.train", "data.valid", "data.test")) or name.endswith(
+        if name.startswith(("identity", "storage", "data.train", "data.valid", "data.test")) or name.endswith(
             ("uri", "adopt", "allow_unfenced")
         ):
             continue

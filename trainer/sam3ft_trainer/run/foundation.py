@@ -65,8 +65,6 @@ def lay_foundation(config: TrainingConfig, *, device: torch.device, group: Group
     phrase_cache = _cache_phrases(config, loaded, datasets, reporter)
     optimizer = build_optimizer(loaded.sam3, config.optim, fused=device.type == "cuda")
     decay = config.optim.ema_decay
-    optimizer = build_optimizer(loaded.sam3, config.optim, fused=device.type == "cuda")
-    decay = config.optim.ema_decay
     return Foundation(
         group=group,
         device=device,
