@@ -12,7 +12,7 @@ INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 ARGS ?=
 
-.PHONY: help install lock demo test test-unit test-soak soak lint format types imports docstrings spelling package \
+.PHONY: help install components lock demo test test-unit test-soak soak lint format types imports docstrings spelling package \
 	bench-fullsize bench-loop bench-gpu bench-loss clean
 
 help: ## list the targets
@@ -24,19 +24,22 @@ $(INSTALLED): requirements/dev.lock pyproject.toml tools/install.sh
 	@tools/install.sh "$(PYTHON)" "$(VENV)" requirements/dev.lock
 	@touch $@
 
+components: install ## build the servers that the tests talk to, once; kept in ~/.cache/sam3ft
+	@$(BIN)/python tools/components/components.py build
+
 lock: ## write requirements/*.lock from pyproject.toml (ARGS=--upgrade for the newest versions)
 	@tools/lock.sh $(ARGS)
 
 demo: install ## fine-tune a tiny model on real images, score it, export it, write report.html (about 7 minutes)
 	@$(BIN)/sam3ft run examples/blood-cells.yaml $(ARGS)
 
-test: install ## every test but the soak
+test: install components ## every test but the soak
 	@$(PYTEST) -m "not soak" $(ARGS)
 
 test-unit: install ## the quick tests, at most 5 minutes
 	@$(PYTEST) tests/unit -m "not slow and not soak" $(ARGS)
 
-soak: install ## tests whose counts are too large for every change
+soak: install components ## tests whose counts are too large for every change
 	@$(PYTEST) -m soak --timeout=7200 $(ARGS)
 
 test-soak: soak ## the same as soak

@@ -2,6 +2,8 @@
 
 import signal
 
+pytest_plugins = ["component_fixtures"]
+
 
 def pytest_configure() -> None:
     """Let Ctrl-C reach the programs under test, also when the suite was started in the background.
