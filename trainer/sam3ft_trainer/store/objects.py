@@ -14,13 +14,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import obstore
 from obstore import exceptions as obe
 from obstore.store import ObjectStore
 
 from sam3ft_api.errors import StorageDenied, StorageUnavailable
+
+if TYPE_CHECKING:  # exists for type checkers only
+    from obstore import ObjectMeta
 
 T = TypeVar("T")
 PART_BYTES = 16 << 20
@@ -52,11 +55,13 @@ class ObjectInfo:
         key: relative to the store's root.
         size: bytes.
         modified_unix_s: time of the last write, seconds since the epoch.
+        etag: the store's mark of this content; empty where it gives none.
     """
 
     key: str
     size: int
     modified_unix_s: float
+    etag: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +103,22 @@ class Store:
         with self._translated(key):
             return obstore.get(self._backend, key).bytes().to_bytes()
 
+    def get_with_info(self, key: str) -> tuple[bytes, ObjectInfo]:
+        """Return a whole object, and what the same answer says about it.
+
+        Raises:
+            StorageUnavailable: also when fewer bytes came than were announced.
+        """
+        with self._translated(key):
+            answer = obstore.get(self._backend, key)
+            info = _info(key, answer.meta)
+            content = answer.bytes().to_bytes()
+        if len(content) != info.size:
+            raise StorageUnavailable(
+                f"{self.address}, object {key!r}: {len(content):,} of {info.size:,} bytes came, the rest is missing"
+            )
+        return content, info
+
     def get_range(self, key: str, start: int, length: int) -> memoryview:
         """Return `length` bytes from `start` on, fewer where the object ends; without a copy."""
         with self._translated(key):
@@ -106,8 +127,7 @@ class Store:
     def head(self, key: str) -> ObjectInfo:
         """Return size and time of an object."""
         with self._translated(key):
-            meta = obstore.head(self._backend, key)
-        return ObjectInfo(key, meta["size"], meta["last_modified"].timestamp())
+            return _info(key, obstore.head(self._backend, key))
 
     def put(self, key: str, data: bytes | memoryview | Path) -> None:
         """Write an object, replacing one of that key; readers see the old or the new one, nothing between.
@@ -143,10 +163,8 @@ class Store:
     def list_objects(self, prefix: str) -> list[ObjectInfo]:
         """Return all objects below `prefix` (whole path parts), by key; an unknown prefix has none."""
         with self._translated(prefix):
-            metas = [meta for chunk in obstore.list(self._backend, prefix=prefix) for meta in chunk]
-        return sorted(
-            (ObjectInfo(str(m["path"]), m["size"], m["last_modified"].timestamp()) for m in metas), key=lambda i: i.key
-        )
+            metas = obstore.list(self._backend, prefix=prefix).collect()
+        return sorted((_info(str(meta["path"]), meta) for meta in metas), key=lambda info: info.key)
 
     def list_prefixes(self, prefix: str) -> list[PrefixInfo]:
         """Return the direct child prefixes of `prefix` by name; in a folder also those with unfinished files only."""
@@ -297,6 +315,10 @@ def _second_creation_fails(store: Store, key: str) -> bool:
     except AlreadyExists:
         return True
     return False
+
+
+def _info(key: str, meta: "ObjectMeta") -> ObjectInfo:
+    return ObjectInfo(key, meta["size"], meta["last_modified"].timestamp(), meta["e_tag"] or "")
 
 
 def _refuse_after_fork() -> None:
