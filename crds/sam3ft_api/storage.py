@@ -17,12 +17,20 @@ refused unless the profile allows their kind by name, wherever the endpoint come
 AWS_ENDPOINT_URL, or a name that resolves there.
 """
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, ValidationError, model_validator
 
+from sam3ft_api.errors import InvalidConfig
 from sam3ft_api.fields import DnsLabel, Flag, Positive, Whole
+from sam3ft_api.problems import find_problems, invalid_config
+from sam3ft_api.redact import shown
 from sam3ft_api.section import SpecSection
+from sam3ft_api.yaml import read_text, read_yaml
+
+DEFAULT_PROFILE = "default"
+"""The profile that exists without a file: the cloud's own endpoint."""
 
 Network = Literal["loopback", "private", "link-local"]
 """Kinds of address ranges that need to be allowed: 127.0.0.0/8 and ::1; RFC 1918, RFC 6598 and fc00::/7; 169.254.0.0/16
@@ -81,3 +89,20 @@ class StorageProfiles(SpecSection):
     """The file of profiles."""
 
     profiles: Annotated[dict[DnsLabel, StorageProfile], Field(max_length=256, default_factory=dict)]
+
+
+def load_profiles(path: Path) -> dict[str, StorageProfile]:
+    """Return the profiles of a file by name; `default` is among them whether or not the file has it.
+
+    Raises:
+        InvalidConfig: the file cannot be read, is no YAML 1.2, or holds something else; every problem is listed with
+            its line, path, value and what is allowed.
+    """
+    document = read_yaml(read_text(path), name=str(path))
+    if not isinstance(document.data, dict):
+        raise InvalidConfig(f"{path}: {shown(document.data)} is no file of storage profiles; see docs/storage.md")
+    try:
+        found = StorageProfiles.model_validate(document.data)
+    except ValidationError as error:
+        raise invalid_config(find_problems(error, StorageProfiles), source=str(path), place=document.place) from None
+    return {DEFAULT_PROFILE: StorageProfile(), **found.profiles}

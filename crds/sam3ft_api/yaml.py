@@ -63,7 +63,7 @@ def load_finetune(source: Path | str) -> SAM3FineTune:
             is listed with its line, path, value and what is allowed.
     """
     if isinstance(source, Path) or "\n" not in source:
-        text, name = _read(Path(source)), str(source)
+        text, name = read_text(Path(source)), str(source)
     else:
         text, name = source, "the document"
     document = read_yaml(text, name=name)
@@ -89,14 +89,14 @@ def read_yaml(text: str, *, name: str) -> Document:
             document beyond `limits.MAX_YAML_NODES` and `limits.MAX_DEPTH`.
     """
     if len(text.encode()) > limits.MAX_FILE_BYTES:
-        raise InvalidConfig(f"{name}: {len(text.encode())} bytes; a spec has at most {limits.MAX_FILE_BYTES}")
+        raise InvalidConfig(f"{name}: {len(text.encode())} bytes; at most {limits.MAX_FILE_BYTES} are read")
     reader = YAML(typ="safe", pure=True)
     try:
         nodes = [node for node in reader.compose_all(StringIO(text)) if node is not None]
     except YAMLError as error:
         raise InvalidConfig(f"{name}: {_syntax(error)}") from None
     if len(nodes) != 1:
-        raise InvalidConfig(f"{name}: {len(nodes)} YAML documents; expected one SAM3FineTune")
+        raise InvalidConfig(f"{name}: {len(nodes)} YAML documents; expected one")
     walker = _Walker(reader, name)
     data = walker.value(nodes[0], ())
     if walker.problems:
@@ -104,10 +104,15 @@ def read_yaml(text: str, *, name: str) -> Document:
     return Document(data, walker.lines, name)
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Return the text of a YAML file.
+
+    Raises:
+        InvalidConfig: missing, not readable, not UTF-8, or above `limits.MAX_FILE_BYTES`.
+    """
     try:
         if path.stat().st_size > limits.MAX_FILE_BYTES:
-            raise InvalidConfig(f"{path}: {path.stat().st_size} bytes; a spec has at most {limits.MAX_FILE_BYTES}")
+            raise InvalidConfig(f"{path}: {path.stat().st_size} bytes; at most {limits.MAX_FILE_BYTES} are read")
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise InvalidConfig(f"{path}: not UTF-8 text (byte {error.start}); save the file as UTF-8") from None

@@ -45,7 +45,7 @@ def source(published: dict[str, bytes], tmp_path: Path) -> Path:
 def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Folder behind `s3://weights/...`: a store without a folder of its own, as the trainer sees a bucket."""
 
-    def opened(address: uri.Address, _create: bool) -> Store:  # noqa: FBT001 - the signature of the table
+    def opened(address: uri.Address, *_: object) -> Store:
         folder = tmp_path / address.bucket / address.path
         folder.mkdir(parents=True, exist_ok=True)
         return Store(LocalStore(folder), address=str(address))
@@ -207,7 +207,7 @@ def test_a_damaged_snapshot_is_refused(snapshot: Path, tmp_path: Path, name: str
 def test_machines_read_one_document(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     words = {"source": str(source), "destination": str(tmp_path / "copy")}
 
-    code = verb.run(argparse.Namespace(**words, output="json"))
+    code = verb.run(argparse.Namespace(**words, output="json", profile="default", data_profile="default"))
 
     assert 0 == code
     document = json.loads(capsys.readouterr().out)
@@ -216,7 +216,13 @@ def test_machines_read_one_document(source: Path, tmp_path: Path, capsys: pytest
 
 
 def test_people_read_what_lies_where(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    verb.run(argparse.Namespace(source=str(source), destination=str(tmp_path / "copy"), output="text"))
+    words = {
+        "source": str(source),
+        "destination": str(tmp_path / "copy"),
+        "profile": "default",
+        "data_profile": "default",
+    }
+    verb.run(argparse.Namespace(**words, output="text"))
 
     said = capsys.readouterr().out
     assert "left out, as training does not read them: README.md, modeling.py, pytorch_model.bin, sam3.pt" in said

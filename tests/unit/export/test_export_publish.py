@@ -31,7 +31,7 @@ class Bucket(Store):
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Bucket:
     made = Bucket()
-    monkeypatch.setitem(uri.OPENERS, "s3", lambda _address, _create: made)
+    monkeypatch.setitem(uri.OPENERS, "s3", lambda *_: made)
     return made
 
 

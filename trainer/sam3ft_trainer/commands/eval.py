@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from sam3ft_trainer.run import machine
 from sam3ft_trainer.run.text import CachedText, LiveText, TextSource
 from sam3ft_trainer.run.weights import load_run_weights
 from sam3ft_trainer.run.worker import read_config
+from sam3ft_trainer.store.access import run_access
 from sam3ft_trainer.store.reading import open_run_reader
 
 _COLUMNS = ("bbox_AP", "bbox_AP50", "bbox_AR", "segm_AP", "segm_AP50", "segm_AR", "fp_absent_rate")
@@ -115,7 +117,7 @@ def _subject(config: TrainingConfig, model: str | None, step: int | None, device
             seed=config.scratch.seed_value,
         )
         return Subject(loaded, None, loaded.origin)
-    reader = open_run_reader(config.checkpoint.uri)
+    reader = open_run_reader(config.checkpoint.uri, access=run_access(config.storage, os.environ))
     weights = load_run_weights(config, reader, step=step, device=device)
     kind = "weights" if config.optim.ema_decay is None else "averaged weights"
     found = weights.commit.meta.step

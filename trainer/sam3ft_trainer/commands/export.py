@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -20,6 +21,7 @@ from sam3ft_trainer.run.facts import dataset_digest
 from sam3ft_trainer.run.foundation import open_splits
 from sam3ft_trainer.run.weights import RunWeights, choose_step, load_run_weights
 from sam3ft_trainer.run.worker import read_config
+from sam3ft_trainer.store.access import run_access
 from sam3ft_trainer.store.reading import RunReader, open_run_reader
 
 MIB = 1 << 20
@@ -42,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     if destination is None:
         raise InvalidConfig("export.uri is not set; say where the model shall go with --to FOLDER")
     machine.settle(torch.device("cpu"), config.runtime, precision="fp32", committed_threads=None)
-    reader = open_run_reader(config.checkpoint.uri)
+    reader = open_run_reader(config.checkpoint.uri, access=run_access(config.storage, os.environ))
     step, why = _choose(reader, config, arguments.step)
     weights = load_run_weights(config, reader, step=step, device=torch.device("cpu"))
     result, notes = write(config, weights, destination)
@@ -81,6 +83,7 @@ def write(config: TrainingConfig, weights: RunWeights, destination: str) -> tupl
             dtype=config.export.dtype,
             config=config.model,
             inputs=check_inputs(config, valid, loaded.tokenizer),
+            access=run_access(config.storage, os.environ),
         )
         facts = card_facts(config, train, loaded, step=step, table=table)
         result = export_model(loaded.sam3, loaded.tokenizer, facts, plan)

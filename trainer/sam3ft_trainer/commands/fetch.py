@@ -2,10 +2,14 @@
 
 import argparse
 import json
+import os
 import sys
 
+from sam3ft_api.storage import DEFAULT_PROFILE
+from sam3ft_api.training import StorageConfig
 from sam3ft_trainer.commands.edge import add_output_option
 from sam3ft_trainer.run.fetch import Fetched, fetch_model
+from sam3ft_trainer.store.access import data_access, run_access
 
 _MIB = 1 << 20
 _SHOWN = 8
@@ -15,12 +19,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this verb."""
     parser.add_argument("source", metavar="SRC", help="hf://ORG/NAME[@REVISION], a folder or a bucket address")
     parser.add_argument("destination", metavar="DST", help="a folder or a bucket address to copy into")
+    parser.add_argument("--profile", default=DEFAULT_PROFILE, help="storage profile of the destination")
+    parser.add_argument("--data-profile", default=DEFAULT_PROFILE, help="storage profile of the source")
     add_output_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Copy, verify and print what lies where."""
-    fetched = fetch_model(arguments.source, arguments.destination, say=_tell)
+    fetched = fetch_model(
+        arguments.source,
+        arguments.destination,
+        say=_tell,
+        reading=data_access(StorageConfig(data_profile=arguments.data_profile), os.environ),
+        writing=run_access(StorageConfig(profile=arguments.profile), os.environ),
+    )
     if arguments.output == "json":
         document = {
             "source": fetched.source,

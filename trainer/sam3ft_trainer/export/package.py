@@ -20,6 +20,7 @@ from sam3ft_trainer.export.folder import Dtype, rounded_state, write_folder
 from sam3ft_trainer.export.publish import publish, staging, write_manifest
 from sam3ft_trainer.model.processor import build_processor
 from sam3ft_trainer.model.text import Tokenizer
+from sam3ft_trainer.store.access import Access
 from sam3ft_trainer.store.uri import parse_address
 
 _log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ class ExportPlan:
         dtype: of the weights.
         config: the model's settings in training, for the trainer's forward.
         inputs: real inputs, on which outputs are compared.
+        access: how a bucket is reached; None as in `open_store`.
     """
 
     destination: str
@@ -42,6 +44,7 @@ class ExportPlan:
     dtype: Dtype
     config: ModelConfig
     inputs: CheckInputs
+    access: Access | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +88,7 @@ def export_model(sam3: Sam3Model, tokenizer: Tokenizer, facts: CardFacts, plan: 
         address = str(parse_address(plan.destination))
         (folder / CARD).write_text(render_card(facts, address=address))
         write_manifest(folder, {"facts": facts.model_dump(mode="json"), "dtype": plan.dtype, "check": asdict(check)})
-        publish(folder, plan.destination)
+        publish(folder, plan.destination, access=plan.access)
     return ExportResult(
         address=address,
         weight_bytes=sum(tensor.nbytes for tensor in state.values()),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sam3ft_api.errors import ModelUnusable, StorageDenied
+from sam3ft_trainer.store.access import Access
 from sam3ft_trainer.store.uri import Address, open_store, parse_address
 
 MANIFEST = "sam3ft-export.json"
@@ -123,8 +124,13 @@ def _refuse_names(where: str, present: set[str], allowed: set[str]) -> None:
         )
 
 
-def publish(staged: Path, destination: str) -> str:
+def publish(staged: Path, destination: str, *, access: Access | None = None) -> str:
     """Move or upload a staged folder, and return its address.
+
+    Args:
+        staged: the folder.
+        destination: folder path or URL.
+        access: how a bucket is reached; None as in `open_store`.
 
     Raises:
         StorageDenied: refused by the store, or no room.
@@ -134,7 +140,7 @@ def publish(staged: Path, destination: str) -> str:
     if address.scheme == "file":
         _rename(staged, Path(address.path))
     else:
-        _upload(staged, address)
+        _upload(staged, address, access)
     return str(address)
 
 
@@ -155,12 +161,12 @@ def _rename(staged: Path, target: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _upload(staged: Path, address: Address) -> None:
+def _upload(staged: Path, address: Address, access: Access | None) -> None:
     """Write every file, the manifest last; files of an earlier export that this one lacks go before that.
 
     Without a manifest, files of this export's names are what a broken upload left behind.
     """
-    store = open_store(address)
+    store = open_store(address, access=access)
     names = {*hash_files(staged)}
     present = {info.key for info in store.list_objects("")}
     earlier = _manifest_names(store.get(MANIFEST) if MANIFEST in present else None)

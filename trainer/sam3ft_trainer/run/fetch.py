@@ -24,6 +24,7 @@ from sam3ft_trainer.export.publish import MANIFEST, hash_files, publish, staging
 from sam3ft_trainer.model import hub
 from sam3ft_trainer.model.folder import read_config, weight_files
 from sam3ft_trainer.model.load import PRESET_SCHEME, inspect_model
+from sam3ft_trainer.store.access import Access
 from sam3ft_trainer.store.objects import NotFound, Store
 from sam3ft_trainer.store.uri import Address, open_store, parse_address
 
@@ -63,13 +64,22 @@ class Fetched:
         return sum(int(entry["bytes"]) for entry in self.files.values())
 
 
-def fetch_model(source: str, destination: str, *, say: Say = lambda _: None) -> Fetched:
+def fetch_model(
+    source: str,
+    destination: str,
+    *,
+    say: Say = lambda _: None,
+    reading: Access | None = None,
+    writing: Access | None = None,
+) -> Fetched:
     """Copy a model into a folder or a bucket.
 
     Args:
         source: `hf://ORG/NAME[@REVISION]`, a folder, or a bucket address.
         destination: a folder or a bucket address; absent, empty, or an earlier copy, which is replaced.
         say: gets a line before each step that takes time.
+        reading: how a bucket at the source is reached; None as in `open_store`.
+        writing: the same for the destination.
 
     Raises:
         InvalidConfig: an address is malformed, or of a kind that cannot be copied.
@@ -80,8 +90,11 @@ def fetch_model(source: str, destination: str, *, say: Say = lambda _: None) -> 
     """
     started = time.monotonic()
     target = _target(destination)
-    _refuse_export(target)
-    with tempfile.TemporaryDirectory(prefix="sam3ft-fetch-") as scratch, _source(source, Path(scratch), say) as found:
+    _refuse_export(target, writing)
+    with (
+        tempfile.TemporaryDirectory(prefix="sam3ft-fetch-") as scratch,
+        _source(source, Path(scratch), say, reading) as found,
+    ):
         folder, origin = found
         if target.scheme == "file" and Path(target.path).resolve() == folder.resolve():
             raise InvalidConfig(f"source and destination are the same folder, {folder}; name another destination")
@@ -95,9 +108,9 @@ def fetch_model(source: str, destination: str, *, say: Say = lambda _: None) -> 
             write_manifest(staged, {"kind": KIND, "source": origin})
             files = hash_files(staged)
             say(f"writing to {target}")
-            publish(staged, str(target))
+            publish(staged, str(target), access=writing)
         say("reading back")
-        read_back(target, files)
+        read_back(target, files, access=writing)
     about = model.removeprefix(str(folder)).lstrip(", ")
     return Fetched(origin, str(target), about, files, left_out, verified_by, time.monotonic() - started)
 
@@ -141,13 +154,13 @@ def check_source(folder: Path, names: list[str], *, is_hub: bool) -> str:
     return "the Hub's hashes" if any((folder / name).is_symlink() for name in names) else ""
 
 
-def read_back(address: Address, files: dict[str, dict[str, Any]]) -> None:
-    """Read every file at the destination again and compare its hash.
+def read_back(address: Address, files: dict[str, dict[str, Any]], *, access: Access | None = None) -> None:
+    """Read every file at the destination again and compare its hash; `access` as in `open_store`.
 
     Raises:
         StorageUnavailable: a file arrived damaged.
     """
-    store = open_store(address)
+    store = open_store(address, access=access)
     wrong = [name for name, entry in files.items() if _sha256(_pieces(store, name)) != entry["sha256"]]
     if wrong:
         raise StorageUnavailable(f"{address}: {', '.join(sorted(wrong)[:3])} arrived damaged; fetch again")
@@ -159,7 +172,7 @@ def _target(destination: str) -> Address:
     return parse_address(destination)
 
 
-def _refuse_export(address: Address) -> None:
+def _refuse_export(address: Address, access: Access | None) -> None:
     """A copy may replace an earlier copy, which can be fetched again; never a model that somebody trained.
 
     Raises:
@@ -168,7 +181,7 @@ def _refuse_export(address: Address) -> None:
     if address.scheme == "file" and not Path(address.path).is_dir():
         return
     try:
-        manifest = json.loads(open_store(address).get(MANIFEST))
+        manifest = json.loads(open_store(address, access=access).get(MANIFEST))
     except (NotFound, ValueError):
         return
     if not isinstance(manifest, dict) or manifest.get("kind") != KIND:
@@ -176,7 +189,7 @@ def _refuse_export(address: Address) -> None:
 
 
 @contextmanager
-def _source(source: str, scratch: Path, say: Say) -> Iterator[tuple[Path, str]]:
+def _source(source: str, scratch: Path, say: Say, access: Access | None) -> Iterator[tuple[Path, str]]:
     """Give a folder on this machine with the source's files, and the exact address."""
     if source.startswith(PRESET_SCHEME):
         raise InvalidConfig(f"{source!r} has no files: a preset's weights are made from the seed when a run starts")
@@ -192,12 +205,12 @@ def _source(source: str, scratch: Path, say: Say) -> Iterator[tuple[Path, str]]:
         yield folder, str(folder)
         return
     say(f"fetching {address}")
-    yield _download(address, scratch / "source"), str(address)
+    yield _download(address, scratch / "source", access), str(address)
 
 
-def _download(address: Address, folder: Path) -> Path:
+def _download(address: Address, folder: Path, access: Access | None) -> Path:
     """Copy a bucket's files of interest, direct children of the prefix only."""
-    store = open_store(address)
+    store = open_store(address, access=access)
     infos = {info.key: info.size for info in store.list_objects("") if "/" not in info.key}
     wanted = [name for name in infos if is_wanted(name) or name == MANIFEST]
     if "config.json" not in wanted:

@@ -1,10 +1,13 @@
 """The model that is handed back at the end of a run."""
 
+import os
+
 from sam3ft_trainer.evaluate.scores import SplitScores
 from sam3ft_trainer.export.card import CardScores
 from sam3ft_trainer.export.package import ExportPlan, ExportResult, export_model
 from sam3ft_trainer.run.card import ScoreTable, card_facts, check_inputs
 from sam3ft_trainer.run.session import Session
+from sam3ft_trainer.store.access import run_access
 
 
 def hand_over(run: Session, scores: SplitScores, hf_call: SplitScores, *, step: int) -> ExportResult | None:
@@ -27,6 +30,7 @@ def hand_over(run: Session, scores: SplitScores, hf_call: SplitScores, *, step: 
         dtype=export.dtype,
         config=run.config.model,
         inputs=check_inputs(run.config, datasets["valid"], loaded.tokenizer),
+        access=run_access(run.config.storage, os.environ),
     )
     facts = card_facts(run.config, datasets["train"], loaded, step=step, table=_table(run, scores, hf_call))
     result = export_model(loaded.sam3, loaded.tokenizer, facts, plan)

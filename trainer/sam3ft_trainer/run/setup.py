@@ -3,6 +3,7 @@
 The order matters: whatever can refuse the run comes before the claim, and the claim before anything is overwritten.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TextIO
@@ -33,6 +34,7 @@ from sam3ft_trainer.run.tensors import all_tensors
 from sam3ft_trainer.run.text import CachedText, LiveText, TextSource
 from sam3ft_trainer.run.watchdog import Watchdog
 from sam3ft_trainer.run.worker import LastWord, WorkerEnvironment
+from sam3ft_trainer.store.access import run_access
 from sam3ft_trainer.store.checkpoint import RunStore, open_run_store
 from sam3ft_trainer.store.exchange import Exchange, LocalExchange, TorchExchange
 from sam3ft_trainer.store.opening import StoreOptions
@@ -93,7 +95,7 @@ def _claim(config: TrainingConfig, environment: WorkerEnvironment, foundation: F
         rank=environment.rank,
         world_size=foundation.group.world_size,
         exchange=exchange,
-        options=StoreOptions(best_metric=config.evaluation.metric),
+        options=StoreOptions(best_metric=config.evaluation.metric, access=run_access(config.storage, os.environ)),
     )
 
 

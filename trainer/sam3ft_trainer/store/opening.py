@@ -3,9 +3,11 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from sam3ft_api.errors import InvalidConfig, Sam3ftError
 from sam3ft_api.training import CheckpointConfig, IdentityConfig
+from sam3ft_trainer.store.access import Access
 from sam3ft_trainer.store.exchange import Exchange
 from sam3ft_trainer.store.layout import MAX_FILE_BYTES
 from sam3ft_trainer.store.log import ClaimRequest, CommitLog
@@ -25,7 +27,9 @@ class StoreOptions:
         peer_timeout_s: how long a rank waits for the others in a save or restore, s.
         orphan_age_s: files that no entry refers to are left alone for this long, s.
         max_file_bytes: larger shares are split into several files.
+        cache_dir: folder on this node that outlives a worker, for a copy of the newest commit; None keeps none.
         clock: seconds since the epoch.
+        access: profile and credentials of the run; None as in `open_store`.
     """
 
     best_metric: str | None = None
@@ -33,7 +37,9 @@ class StoreOptions:
     peer_timeout_s: float = 1800.0
     orphan_age_s: float = 86_400.0
     max_file_bytes: int = MAX_FILE_BYTES
+    cache_dir: Path | None = None
     clock: Callable[[], float] = time.time
+    access: Access | None = None
 
 
 class Claimed(Record):
@@ -75,9 +81,9 @@ def open_claimed(
         claimed = Claimed.model_validate_json(exchange.get("claim", timeout_s=options.peer_timeout_s))
         if claimed.error:
             raise error_named(claimed.error, claimed.message)
-        return CommitLog(_opened(config, store, create=False), outage_s=options.outage_s), claimed
+        return CommitLog(_opened(config, store, options, create=False), outage_s=options.outage_s), claimed
     try:
-        log = CommitLog(_opened(config, store, create=True), outage_s=options.outage_s, clock=options.clock)
+        log = CommitLog(_opened(config, store, options, create=True), outage_s=options.outage_s, clock=options.clock)
         claimed = _claim(log, config, request, options)
     except Sam3ftError as error:
         exchange.put("claim", Claimed(error=name_of(error), message=str(error)).model_dump_json().encode())
@@ -92,12 +98,12 @@ def claim_request(config: CheckpointConfig, identity: IdentityConfig, facts: Run
     return ClaimRequest(owner, facts, resume=config.resume, adopt=config.adopt, world_size=world_size)
 
 
-def _opened(config: CheckpointConfig, store: Store | None, *, create: bool) -> Store:
+def _opened(config: CheckpointConfig, store: Store | None, options: StoreOptions, *, create: bool) -> Store:
     if store is not None:
         return store
     if config.uri is None:
         raise InvalidConfig("checkpoint.uri is not set; give a folder or a bucket for the checkpoints of this run")
-    return open_store(config.uri, create=create)
+    return open_store(config.uri, create=create, access=options.access)
 
 
 def _claim(log: CommitLog, config: CheckpointConfig, request: ClaimRequest, options: StoreOptions) -> Claimed:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from sam3ft_api.errors import CheckpointIncompatible, InvalidConfig
+from sam3ft_trainer.store.access import Access
 from sam3ft_trainer.store.history import History
 from sam3ft_trainer.store.log import CommitLog
 from sam3ft_trainer.store.objects import Store
@@ -106,8 +107,8 @@ class RunReader:
         raise InvalidConfig(f"{self.address} keeps no commit of step {step}; it has {kept or 'none'}")
 
 
-def open_run_reader(address: str | None) -> RunReader:
-    """Open the run at `checkpoint.uri` for reading.
+def open_run_reader(address: str | None, *, access: Access | None = None) -> RunReader:
+    """Open the run at `checkpoint.uri` for reading, with the run's access; None as in `open_store`.
 
     Raises:
         InvalidConfig: no address, or a malformed one.
@@ -115,4 +116,4 @@ def open_run_reader(address: str | None) -> RunReader:
     """
     if address is None:
         raise InvalidConfig("checkpoint.uri is not set, so that nothing says where the run's commits are")
-    return RunReader(open_store(address))
+    return RunReader(open_store(address, access=access))

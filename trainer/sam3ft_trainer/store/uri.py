@@ -2,28 +2,27 @@
 
     runs/blood   /data/runs   file:///data/runs   s3://bucket/prefix   gs://bucket/prefix   az://container/prefix
 
-A new kind of store is one more line in `OPENERS`. Credentials come from the environment, never from an address.
+A new kind of store is one more line in `OPENERS`. How a bucket is reached and as whom is said by an `Access`, never by
+an address.
 """
 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from obstore.store import AzureStore, GCSStore, LocalStore, S3Store
+from obstore.store import LocalStore
 
 from sam3ft_api.errors import InvalidConfig, StorageDenied
+from sam3ft_trainer.store.access import Access, default_access
+from sam3ft_trainer.store.az import open_az
+from sam3ft_trainer.store.backends import Backends
+from sam3ft_trainer.store.gs import open_gs
 from sam3ft_trainer.store.objects import Store
-
-if TYPE_CHECKING:  # these two exist for type checkers only
-    from obstore.store import ClientConfig, RetryConfig
+from sam3ft_trainer.store.s3 import open_s3
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):(//)?")
-_RETRY: "RetryConfig" = {"max_retries": 8, "retry_timeout": timedelta(seconds=120)}
-_CLIENT: "ClientConfig" = {"connect_timeout": timedelta(seconds=3), "timeout": timedelta(seconds=60)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,22 +84,25 @@ def parse_address(text: str) -> Address:
     return Address(scheme, parts.netloc, path)
 
 
-def open_store(address: Address | str, *, create: bool = False) -> Store:
-    """Open the store at an address.
+def open_store(address: Address | str, *, create: bool = False, access: Access | None = None) -> Store:
+    """Open the store at an address; its endpoint is held against the profile's allow-list each time.
 
     Args:
         address: parsed or as text.
         create: make the folder if it is missing (buckets are never created).
+        access: profile and credentials; None takes the default profile with the run's credentials from the
+            environment of this process. A folder needs none.
 
     Raises:
-        InvalidConfig: as `parse_address`.
+        InvalidConfig: as `parse_address`; the profile refuses the endpoint, or credentials are incomplete.
         StorageDenied: the folder does not exist, is a file, or cannot be made.
+        StorageUnavailable: the name of the endpoint does not resolve.
     """
     parsed = parse_address(address) if isinstance(address, str) else address
-    return OPENERS[parsed.scheme](parsed, create)
+    return OPENERS[parsed.scheme](parsed, create, access)
 
 
-def _open_folder(address: Address, create: bool) -> Store:  # noqa: FBT001 - the one signature of the table
+def _open_folder(address: Address, create: bool, access: Access | None) -> Store:  # noqa: ARG001, FBT001 - the table's
     folder = Path(address.path)
     try:
         if create:
@@ -113,28 +115,24 @@ def _open_folder(address: Address, create: bool) -> Store:  # noqa: FBT001 - the
     return Store(LocalStore(folder), address=str(address), folder=folder)
 
 
-def _open_s3(address: Address, create: bool) -> Store:  # noqa: ARG001, FBT001 - the one signature of the table
-    backend = S3Store(address.bucket, prefix=address.path or None, client_options=_CLIENT, retry_config=_RETRY)
-    return Store(backend, address=str(address))
+Opener = Callable[[Address, bool, Access | None], Store]
 
 
-def _open_gs(address: Address, create: bool) -> Store:  # noqa: ARG001, FBT001 - the one signature of the table
-    backend = GCSStore(address.bucket, prefix=address.path or None, client_options=_CLIENT, retry_config=_RETRY)
-    return Store(backend, address=str(address))
+def _bucket_by(clients: Callable[[str, str, Access], Backends]) -> Opener:
+    def opened(address: Address, create: bool, access: Access | None) -> Store:  # noqa: ARG001, FBT001 - the table's
+        reached = access or default_access()
+        return Store(clients(address.bucket, address.path, reached).store, address=str(address))
+
+    return opened
 
 
-def _open_az(address: Address, create: bool) -> Store:  # noqa: ARG001, FBT001 - the one signature of the table
-    backend = AzureStore(address.bucket, prefix=address.path or None, client_options=_CLIENT, retry_config=_RETRY)
-    return Store(backend, address=str(address))
-
-
-OPENERS: dict[str, Callable[[Address, bool], Store]] = {
+OPENERS: dict[str, Opener] = {
     "file": _open_folder,
-    "s3": _open_s3,
-    "gs": _open_gs,
-    "az": _open_az,
+    "s3": _bucket_by(open_s3),
+    "gs": _bucket_by(open_gs),
+    "az": _bucket_by(open_az),
 }
-"""How each scheme is opened: (address, create a missing root) -> store."""
+"""How each scheme is opened: (address, create a missing root, access) -> store."""
 
 
 def _without_secret(text: str) -> str:
