@@ -24,12 +24,15 @@ from sam3ft_trainer.store.exports import upload_folder
 from sam3ft_trainer.store.keeper import EXPORTS, Keeper
 from sam3ft_trainer.store.layout import FilePlan, TensorSpec, plan_files, specs_of
 from sam3ft_trainer.store.log import CHECKPOINTS, CommitLog
+from sam3ft_trainer.store.nodecopy import NodeCopy
 from sam3ft_trainer.store.objects import Store
 from sam3ft_trainer.store.opening import Claimed, StoreOptions, claim_request, open_claimed
 from sam3ft_trainer.store.records import CommitEntry, CommitMeta, FinalEntry, RunFacts
 from sam3ft_trainer.store.restore import Damaged, Reader, load_commit
 from sam3ft_trainer.store.resuming import Restored, Resumer
-from sam3ft_trainer.store.saver import Counters, Event, Job, Place, Saver, SaveTicket
+from sam3ft_trainer.store.saver import Saver
+from sam3ft_trainer.store.saves import Counters, Event, EventBox, Job, Place, SaveTicket
+from sam3ft_trainer.store.sharing import Broadcast
 
 
 class RunStore:
@@ -39,14 +42,23 @@ class RunStore:
     stays away costs the others that save or a `PeerLost` after the time-out, never a hang.
     """
 
-    def __init__(self, log: CommitLog, saver: Saver, resumer: Resumer, claimed: Claimed, options: StoreOptions) -> None:
+    def __init__(
+        self,
+        log: CommitLog,
+        saver: Saver,
+        resumer: Resumer,
+        claimed: Claimed,
+        options: StoreOptions,
+        *,
+        events: EventBox,
+        copy: NodeCopy | None,
+    ) -> None:
         """Use `open_run_store`."""
-        self._log, self._saver, self._resumer = log, saver, resumer
+        self._log, self._saver, self._resumer, self._events, self._copy = log, saver, resumer, events, copy
         self._claimed, self._options = claimed, options
         self._place = resumer.place
         self._saves = 0
         self._planned: tuple[tuple[TensorSpec, ...], tuple[FilePlan, ...]] | None = None
-        self._stage_s = 0.0
         saver.newest_step = claimed.newest_step
 
     @property
@@ -74,7 +86,7 @@ class RunStore:
         """Totals of this incarnation on this rank."""
         return self._saver.counters
 
-    def restore(self, targets: Mapping[str, Tensor]) -> Restored | None:
+    def restore(self, targets: Mapping[str, Tensor], *, broadcast: Broadcast | None = None) -> Restored | None:
         """Load the newest commit that verifies into `targets`; all ranks, before the first save.
 
         A commit of which any rank finds a file missing or changed is retired in the log, and the one before is
@@ -82,6 +94,8 @@ class RunStore:
 
         Args:
             targets: allocated tensors by `group/name`, on any device, of any layout. Values are copied in.
+            broadcast: a collective of these ranks; with it each file is read by one rank alone, verified, and handed
+                to the others once all have voted that theirs are whole. Without it every rank reads everything.
 
         Returns:
             What was restored, or None if this history has no commit: start from the initial weights. `targets` are
@@ -92,8 +106,10 @@ class RunStore:
             DamagedHistory: no commit verifies although there were some; `targets` must not be used.
             PeerLost: a rank stayed away. StorageUnavailable: no answer for the whole budget.
         """
-        restored = self._resumer.restore(targets)
+        restored = self._resumer.restore(targets, broadcast)
         self._saver.newest_step = None if restored is None else restored.step
+        if restored is not None and self._copy is not None:
+            self._copy.tell_use(step=restored.step)
         return restored
 
     def save(self, tensors: Mapping[str, Tensor], meta: CommitMeta, *, wait: bool = False) -> SaveTicket:
@@ -118,10 +134,7 @@ class RunStore:
             self._saver.last.wait()
             self._saver.raise_error()
         job = Job(self._saves, meta, self._plans(tensors), self._new_prefix(meta.step))
-        started = time.monotonic()
-        self._saver.slab.stage([plan for plan in job.plans if plan.rank == self._place.rank], tensors)
-        self._stage_s = time.monotonic() - started
-        self._saver.counters.staged_s += self._stage_s
+        self._saver.stage(job, tensors)
         ticket = self._saver.begin(job)
         if wait:
             outcome = ticket.wait()
@@ -139,15 +152,36 @@ class RunStore:
             RuntimeError: the ranks' states differ in shape; or any defect in the background.
         """
         self._saver.raise_error()
-        return self._saver.take_events()
+        return self._events.take()
+
+    def expect(self, save_s: float | None) -> None:
+        """Give the time of a save as an earlier incarnation measured it, s; it counts until there is a newer figure."""
+        self._saver.speed.earlier_save_s = save_s
+
+    @property
+    def last_save_s(self) -> float | None:
+        """How long the last save took from its copy to its commit, s; None before the first of this incarnation."""
+        return self._saver.speed.last_save_s
 
     def estimated_save_s(self) -> float | None:
-        """Return how long a save that is waited for would take now, s; None before the first upload of this rank.
+        """Return how long a save that is waited for would take now, s; None when nothing has been measured.
 
-        From the measured rate of this rank's uploads, its share, and the measured time from upload to commit.
+        From the rate of this rank's uploads, its share, and the time from upload to commit; what a save that is under
+        way still needs comes first.
         """
-        rate = self._saver.upload_bytes_per_s
-        return None if rate is None else self._stage_s + self._saver.slab.num_bytes / rate + self._saver.settle_s
+        speed, share_bytes = self._saver.speed, self._saver.slab.num_bytes
+        expected_s = speed.expected_s(share_bytes)
+        return None if expected_s is None else speed.rest_of_running_s(share_bytes) + expected_s
+
+    def finish_running(self, *, timeout_s: float | None) -> None:
+        """Wait for the save under way, at most so long; what it met is raised by `poll`."""
+        if self._saver.last is not None:
+            self._saver.last.wait_at_most(timeout_s)
+
+    def forgo_copy(self) -> None:
+        """Copy nothing more for this node: the process has to end soon."""
+        if self._copy is not None:
+            self._copy.supersede(self._saves)
 
     def commits(self) -> list[CommitEntry]:
         """Return the commits that a restore may use, newest first, read from the log now."""
@@ -270,6 +304,12 @@ def open_run_store(
         orphan_age_s=options.orphan_age_s,
         clock=options.clock,
     )
-    saver = Saver(log, exchange, place, keeper if rank == 0 else None)
-    resumer = Resumer(log, exchange, place, facts, clock=options.clock)
-    return RunStore(log, saver, resumer, claimed, options)
+    events = EventBox()
+    copy = None
+    if options.cache_dir is not None:
+        copy = NodeCopy(options.cache_dir, log.store.address, tell=events.tell, clock=options.clock)
+    saver = Saver(log, exchange, place, events, keeper=keeper if rank == 0 else None, copy=copy)
+    resumer = Resumer(
+        log, exchange, place, facts, copy=copy, max_file_bytes=options.max_file_bytes, clock=options.clock
+    )
+    return RunStore(log, saver, resumer, claimed, options, events=events, copy=copy)

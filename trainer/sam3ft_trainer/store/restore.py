@@ -10,7 +10,9 @@ import torch
 import xxhash
 from torch import Tensor
 
+from sam3ft_api.errors import StorageDenied, StorageUnavailable
 from sam3ft_trainer.store.layout import TensorSpec, check_same_tensors, header_length, parse_header, specs_of
+from sam3ft_trainer.store.nodecopy import NodeCopy
 from sam3ft_trainer.store.objects import NotFound, Store, with_patience
 from sam3ft_trainer.store.records import CommitEntry, FileRecord
 from sam3ft_trainer.store.slab import HASH_PIECE
@@ -33,10 +35,12 @@ class Reader:
     Attributes:
         store: rooted at the run's address.
         outage_s: how long an unanswered request is repeated, s.
+        copy: this node's copy, from which a file is taken when it has the recorded size and hash.
     """
 
     store: Store
     outage_s: float = 900.0
+    copy: NodeCopy | None = None
 
     def check_sizes(self, files: Sequence[FileRecord]) -> None:
         """Ask the store for every file.
@@ -66,10 +70,24 @@ class Reader:
         Raises:
             Damaged: missing, shorter, of another content, or no safetensors file. Targets may have been written.
         """
+        specs = self._load_copy(file, targets)
+        if specs is not None:
+            return specs
         try:
             return self._load_once(file, targets)
         except Damaged:
             return self._load_once(file, targets)  # a fault on the way, unlike one at rest, is gone the second time
+
+    def _load_copy(self, file: FileRecord, targets: Mapping[str, Tensor]) -> tuple[TensorSpec, ...] | None:
+        if self.copy is None or (store := self.copy.source(file)) is None:
+            return None
+        try:
+            specs = Reader(store, outage_s=0.0)._load_once(file, targets)  # noqa: SLF001 - of its own class
+        except (Damaged, StorageDenied, StorageUnavailable) as found:
+            self.copy.drop(file, str(found))
+            return None
+        self.copy.used(file)
+        return specs
 
     def _load_once(self, file: FileRecord, targets: Mapping[str, Tensor]) -> tuple[TensorSpec, ...]:
         hasher = xxhash.xxh3_128()
@@ -128,14 +146,28 @@ def load_commit(
         CheckpointIncompatible: the commit holds other tensors.
         StorageUnavailable: no answer for the whole budget.
     """
-    stateful = [f for f in commit.files if f.group not in STATELESS and (groups is None or f.group in groups)]
+    files = [file for file in commit.files if groups is None or file.group in groups]
+    found = load_files(reader, files, targets)
+    check_same_tensors(found, specs_of(targets), where=f"{reader.store.address}, step {commit.meta.step}")
+
+
+def load_files(reader: Reader, files: Sequence[FileRecord], targets: Mapping[str, Tensor]) -> list[TensorSpec]:
+    """Load some files of a commit, verified, several at a time; those without state are verified alone.
+
+    Returns:
+        The tensors that the files hold, also those that `targets` lacks or holds in another shape.
+
+    Raises:
+        Damaged: a file is missing or changed. Targets may have been written.
+        StorageUnavailable: no answer for the whole budget.
+    """
+    stateful = [file for file in files if file.group not in STATELESS]
     with ThreadPoolExecutor(_READERS) as pool:
         found = list(pool.map(partial(reader.load, targets=targets), stateful))
-    for file in commit.files:
-        if file.group in STATELESS and groups is None:
+    for file in files:
+        if file.group in STATELESS:
             reader.verify(file)
-    specs = [spec for file_specs in found for spec in file_specs]
-    check_same_tensors(specs, specs_of(targets), where=f"{reader.store.address}, step {commit.meta.step}")
+    return [spec for specs in found for spec in specs]
 
 
 def _pieces(specs: Sequence[TensorSpec]) -> Iterator[list[TensorSpec]]:

@@ -11,11 +11,14 @@ from torch import Tensor
 from sam3ft_api.errors import CheckpointIncompatible, Sam3ftError
 from sam3ft_trainer.store.exchange import Exchange
 from sam3ft_trainer.store.history import DamagedHistory
+from sam3ft_trainer.store.layout import MAX_FILE_BYTES, check_same_tensors
 from sam3ft_trainer.store.log import CommitLog
 from sam3ft_trainer.store.messages import error_named, name_of
+from sam3ft_trainer.store.nodecopy import NodeCopy
 from sam3ft_trainer.store.records import CommitEntry, CommitMeta, Record, RetireEntry, RunFacts
-from sam3ft_trainer.store.restore import Damaged, Reader, load_commit
-from sam3ft_trainer.store.saver import Place
+from sam3ft_trainer.store.restore import Damaged, Reader, load_commit, load_files
+from sam3ft_trainer.store.saves import Place
+from sam3ft_trainer.store.sharing import Broadcast, Sharing, share_commit, spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +54,17 @@ class _Offer(Record):
 
 
 class _Verdict(Record):
-    """A rank's answer to an offer, and rank 0's summary of all answers."""
+    """A rank's answer to an offer, and rank 0's summary of all answers.
+
+    Attributes:
+        state: of the files that the rank has read.
+        sharing: digest of what the rank would hand over in which order; empty when it has read everything.
+        error: class of the failure.
+        message: for people.
+    """
 
     state: Literal["ok", "damaged", "failed"]
+    sharing: str = ""
     error: str = ""
     message: str = ""
 
@@ -68,13 +79,16 @@ class Resumer:
         place: Place,
         facts: RunFacts,
         *,
+        copy: NodeCopy | None = None,
+        max_file_bytes: int = MAX_FILE_BYTES,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Stand ready; see `open_run_store`."""
+        self._max_file_bytes = max_file_bytes
         self._log, self._exchange, self.place, self._facts, self._clock = log, exchange, place, facts, clock
-        self._reader = Reader(log.store, place.outage_s)
+        self._reader = Reader(log.store, place.outage_s, copy)
 
-    def restore(self, targets: Mapping[str, Tensor]) -> Restored | None:
+    def restore(self, targets: Mapping[str, Tensor], broadcast: Broadcast | None = None) -> Restored | None:
         """Do what `RunStore.restore` says."""
         offer, damage = _Offer(), ""
         for turn in itertools.count():
@@ -83,8 +97,11 @@ class Resumer:
                 raise error_named(offer.error, offer.message)
             if offer.commit is None:
                 return None
-            verdict = self._vote(turn, self._try(offer.commit, targets))
+            sharing = self._sharing(offer.commit, targets, broadcast)
+            verdict = self._vote(turn, self._try(offer.commit, targets, sharing))
             if verdict.state == "ok":
+                if sharing is not None and broadcast is not None:
+                    spread(sharing, targets, broadcast, rank=self.place.rank)
                 return self._restored(offer.commit, offer.fell_back)
             if verdict.state == "failed":
                 raise error_named(verdict.error, verdict.message)
@@ -132,14 +149,27 @@ class Resumer:
                 "back, or set data.on_change: restartEpoch to go on with the new ones from the start of the epoch"
             )
 
-    def _try(self, commit: CommitEntry, targets: Mapping[str, Tensor]) -> _Verdict:
+    def _sharing(
+        self, commit: CommitEntry, targets: Mapping[str, Tensor], broadcast: Broadcast | None
+    ) -> Sharing | None:
+        if broadcast is None or self.place.world_size == 1:
+            return None
+        return share_commit(commit, targets, world_size=self.place.world_size, max_file_bytes=self._max_file_bytes)
+
+    def _try(self, commit: CommitEntry, targets: Mapping[str, Tensor], sharing: Sharing | None) -> _Verdict:
+        where = f"{self._log.store.address}, step {commit.meta.step}"
         try:
-            load_commit(self._reader, commit, targets)
+            if sharing is None:
+                load_commit(self._reader, commit, targets)
+            else:
+                mine = [file for file in commit.files if sharing.reads(file, self.place.rank)]
+                found = load_files(self._reader, mine, targets)
+                check_same_tensors(found, sharing.part_of(self.place.rank), where=where)
         except Damaged as damage:
             return _Verdict(state="damaged", message=str(damage))
         except Sam3ftError as error:
             return _Verdict(state="failed", error=name_of(error), message=str(error))
-        return _Verdict(state="ok")
+        return _Verdict(state="ok", sharing="" if sharing is None else sharing.digest)
 
     def _vote(self, turn: int, mine: _Verdict) -> _Verdict:
         """Return the worst answer of all ranks, the same on all."""
@@ -152,6 +182,8 @@ class Resumer:
             for rank in range(1, self.place.world_size)
         ]
         worst = max(votes, key=lambda vote: ("ok", "damaged", "failed").index(vote.state))
+        if worst.state == "ok" and len({vote.sharing for vote in votes}) > 1:
+            worst = _Verdict(state="failed", error="RuntimeError", message="the ranks hold tensors of different shapes")
         self._put(f"{key}-result", worst)
         return worst
 

@@ -13,152 +13,60 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
+
+from torch import Tensor
 
 from sam3ft_api.errors import Fenced, PeerLost, Sam3ftError, StorageDenied, StorageUnavailable
 from sam3ft_trainer.store.exchange import Exchange
 from sam3ft_trainer.store.history import DamagedHistory
 from sam3ft_trainer.store.keeper import Keeper
-from sam3ft_trainer.store.layout import FilePlan, digest_of, model_index
+from sam3ft_trainer.store.layout import digest_of, model_index
 from sam3ft_trainer.store.log import CommitLog
 from sam3ft_trainer.store.messages import Outcome, Receipt, error_named, name_of
+from sam3ft_trainer.store.nodecopy import NodeCopy
 from sam3ft_trainer.store.objects import NotFound, with_patience
 from sam3ft_trainer.store.records import CommitEntry, CommitMeta, FileRecord
+from sam3ft_trainer.store.saves import Counters, EventBox, Job, Place, SaveTicket
 from sam3ft_trainer.store.slab import Slab, content_hash
+from sam3ft_trainer.store.speed import SaveSpeed
 
 T = TypeVar("T")
 INDEX_NAME = "model.safetensors.index.json"
 """File beside the shards by which Hugging Face loaders read the model's files as one."""
-_RATE_SMOOTHING = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One save.
-
-    Attributes:
-        number: counts the calls of `save`, equal on all ranks.
-        meta: the part of the state that is not tensors.
-        plans: files of all ranks.
-        prefix: where they go; never used before or after.
-    """
-
-    number: int
-    meta: CommitMeta
-    plans: tuple[FilePlan, ...]
-    prefix: str
-
-
-@dataclass(slots=True)
-class SaveTicket:
-    """A save under way.
-
-    Attributes:
-        meta: what is saved.
-        outcome: how it ended, None until then.
-    """
-
-    meta: CommitMeta
-    outcome: Outcome | None = None
-    _ended: threading.Event = field(default_factory=threading.Event)
-
-    @property
-    def done(self) -> bool:
-        """Whether the outcome is known."""
-        return self._ended.is_set()
-
-    def wait(self) -> Outcome:
-        """Block until the outcome is known, and return it."""
-        self._ended.wait()
-        assert self.outcome is not None  # noqa: S101 - set before the event; narrows the type
-        return self.outcome
-
-    def end(self, outcome: Outcome) -> None:
-        """Make the outcome known."""
-        self.outcome = outcome
-        self._ended.set()
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something worth telling, collected in the background and handed over by `RunStore.poll`.
-
-    Attributes:
-        name: save_skipped, checkpoint_committed, checkpoint_skipped, checkpoint_aborted, checkpoint_failed,
-            checkpoints_retired, orphans_swept or cleanup_failed.
-        fields: JSON values: step, seq, bytes, seconds, message and so on.
-    """
-
-    name: str
-    fields: Mapping[str, Any]
-
-
-@dataclass(slots=True)
-class Counters:
-    """Totals of this incarnation on this rank.
-
-    Attributes:
-        committed: saves that became commits.
-        skipped: saves that came due while one was under way on some rank.
-        aborted: saves that a silent peer prevented.
-        uploaded_bytes: bytes of tensor files this rank has written.
-        cleanup_failures: deletions that failed.
-        staged_s: time the training stood still for copies, s.
-    """
-
-    committed: int = 0
-    skipped: int = 0
-    aborted: int = 0
-    uploaded_bytes: int = 0
-    cleanup_failures: int = 0
-    staged_s: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a rank stands: what stays the same over all saves of an incarnation.
-
-    Attributes:
-        rank: of this process, 0 to world_size - 1.
-        world_size: processes of the round.
-        generation: of the claim.
-        nonce: of the claim; begins every key in the exchange.
-        dataset_digest: of the training annotations.
-        outage_s: how long an unanswered request is repeated, s.
-        peer_timeout_s: how long rank 0 waits for the others' receipts, s.
-    """
-
-    rank: int
-    world_size: int
-    generation: int
-    nonce: str
-    dataset_digest: str
-    outage_s: float
-    peer_timeout_s: float
 
 
 class Saver:
     """Runs saves one at a time, each in a thread of its own."""
 
-    def __init__(self, log: CommitLog, exchange: Exchange, place: Place, keeper: Keeper | None) -> None:
+    def __init__(
+        self,
+        log: CommitLog,
+        exchange: Exchange,
+        place: Place,
+        events: EventBox,
+        *,
+        keeper: Keeper | None,
+        copy: NodeCopy | None,
+    ) -> None:
         """Stand ready.
 
         Args:
             log: with this incarnation's claim on rank 0; its store takes the files of all ranks.
             exchange: to the other ranks.
             place: rank, generation and limits.
+            events: where to tell.
             keeper: deletes what need not be kept; on rank 0.
+            copy: keeps this rank's share of the newest commit on the node.
         """
-        self._store, self._log, self._exchange, self._place, self._keeper = log.store, log, exchange, place, keeper
+        self._store, self._log, self._exchange, self._place = log.store, log, exchange, place
+        self._events, self._keeper, self._copy = events, keeper, copy
         self.slab = Slab()
         self.counters = Counters()
+        self.speed = SaveSpeed()
         self.newest_step: int | None = None
-        self.upload_bytes_per_s: float | None = None
-        self.settle_s = 0.0
         self._lock = threading.Lock()
-        self._events: list[Event] = []
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
         self._last: SaveTicket | None = None
@@ -173,6 +81,16 @@ class Saver:
         """The newest save that was begun."""
         return self._last
 
+    def stage(self, job: Job, tensors: Mapping[str, Tensor]) -> None:
+        """Copy this rank's share into the slab; not while busy. A copy for the node that reads the slab is given up."""
+        if self._copy is not None:
+            self._copy.supersede(job.number - 1)
+        started = time.monotonic()
+        self.slab.stage(job.share_of(self._place.rank), tensors)
+        stage_s = time.monotonic() - started
+        self.counters.staged_s += stage_s
+        self.speed.begin(stage_s=stage_s)
+
     def skip(self, number: int, meta: CommitMeta) -> SaveTicket:
         """Decline a save because the one before is under way; the other ranks will not commit it either."""
         self.counters.skipped += 1
@@ -182,7 +100,7 @@ class Saver:
             self._exchange.put(self._key(number, f"receipt{self._place.rank}"), receipt)
         elif self._place.world_size > 1:
             self._exchange.put(self._key(number, "outcome"), outcome.model_dump_json().encode())
-        self.tell("save_skipped", step=meta.step)
+        self._events.tell("save_skipped", step=meta.step)
         ticket = SaveTicket(meta)
         ticket.end(outcome)
         return ticket
@@ -202,39 +120,36 @@ class Saver:
         if self._thread is not None:
             self._thread.join(timeout_s)
 
-    def take_events(self) -> list[Event]:
-        """Return the events since the last call."""
-        with self._lock:
-            events, self._events = self._events, []
-        return events
-
     def raise_error(self) -> None:
         """Raise the error that the background met, now and at every later call; nothing is committed after it."""
         if self._error is not None:
             raise self._error
-
-    def tell(self, name: str, **fields: Any) -> None:
-        """Record an event."""
-        with self._lock:
-            self._events.append(Event(name, fields))
 
     def patiently(self, call: Callable[[], T]) -> T:
         """Repeat `call` through outages; once something was committed, refused access counts as one."""
         return with_patience(call, outage_s=self._place.outage_s, denied_is_outage=self.newest_step is not None)
 
     def _run(self, job: Job, ticket: SaveTicket, previous: threading.Thread | None) -> None:
+        share = {f"{job.prefix}/{plan.name}": self.slab.view(plan.name) for plan in job.share_of(self._place.rank)}
         try:
             outcome = self._save(job)
-            ticket.end(outcome)
+            ticket.end(outcome)  # from here on the slab may be wanted for the next save
             if previous is not None:
                 previous.join()  # one clean-up at a time; joining the newest thread joins all
             if outcome.state in {"skipped", "aborted"}:
                 self._discard(job)
-            elif outcome.state == "committed" and self._keeper is not None:
-                self._keep(self._keeper)
+            elif outcome.state == "committed":
+                self._afterwards(job, share)
         except BaseException as error:  # noqa: BLE001 - edge of the thread: handed to the main thread by poll()
             self._fail(error)
             ticket.end(ticket.outcome or Outcome(state="failed", error=name_of(error), message=str(error)))
+
+    def _afterwards(self, job: Job, share: Mapping[str, memoryview]) -> None:
+        """Clean up and copy, now that the commit is durable."""
+        if self._keeper is not None:
+            self._keep(self._keeper)
+        if self._copy is not None:
+            self._copy.write(job.number, share, step=job.meta.step)
 
     def _save(self, job: Job) -> Outcome:
         started = time.monotonic()
@@ -242,7 +157,7 @@ class Saver:
         uploaded = time.monotonic()
         outcome = self._settle(job, receipt)
         ended = time.monotonic()
-        self.settle_s = ended - uploaded
+        self.speed.ended(settle_s=ended - uploaded, is_committed=outcome.state == "committed")
         self._account(job, outcome, seconds=ended - started)
         return outcome
 
@@ -257,15 +172,11 @@ class Saver:
         started = time.monotonic()
         records = [
             self._write(job, plan.name, self.slab.view(plan.name), plan.group)
-            for plan in job.plans
-            if plan.rank == self._place.rank
+            for plan in job.share_of(self._place.rank)
         ]
         num_bytes = sum(record.size for record in records)
         self.counters.uploaded_bytes += num_bytes
-        seconds = time.monotonic() - started
-        if num_bytes and seconds > 0:
-            rate, before = num_bytes / seconds, self.upload_bytes_per_s
-            self.upload_bytes_per_s = rate if before is None else before + _RATE_SMOOTHING * (rate - before)
+        self.speed.uploaded(num_bytes, time.monotonic() - started)
         if self._place.rank == 0 and any(plan.group == "model" for plan in job.plans):
             records.append(self._write(job, INDEX_NAME, memoryview(model_index(job.plans)), "index"))
         return records
@@ -356,7 +267,7 @@ class Saver:
             self.counters.skipped += 1
         else:
             self.counters.aborted += 1
-        self.tell(f"checkpoint_{outcome.state}", step=job.meta.step, **more)
+        self._events.tell(f"checkpoint_{outcome.state}", step=job.meta.step, **more)
 
     def _fail(self, error: BaseException) -> None:
         with self._lock:
@@ -364,7 +275,7 @@ class Saver:
 
     def _discard(self, job: Job) -> None:
         """Delete what this rank uploaded for a save that was decided not to be committed."""
-        keys = [f"{job.prefix}/{plan.name}" for plan in job.plans if plan.rank == self._place.rank]
+        keys = [f"{job.prefix}/{plan.name}" for plan in job.share_of(self._place.rank)]
         try:
             self._store.delete([*keys, f"{job.prefix}/{INDEX_NAME}"] if self._place.rank == 0 else keys)
         except (StorageDenied, StorageUnavailable) as error:
@@ -373,7 +284,7 @@ class Saver:
     def _keep(self, keeper: Keeper) -> None:
         try:
             for name, fields in keeper.tidy():
-                self.tell(name, **fields)
+                self._events.tell(name, **fields)
         except Fenced as error:
             self._fail(error)
         except (StorageDenied, StorageUnavailable, DamagedHistory) as error:
@@ -382,7 +293,7 @@ class Saver:
     def _cleanup_failed(self, error: Exception) -> None:
         self.counters.cleanup_failures += 1
         logging.getLogger(__name__).warning("clean-up of checkpoints failed, nothing is lost: %s", error)
-        self.tell("cleanup_failed", message=str(error))
+        self._events.tell("cleanup_failed", message=str(error))
 
     def _key(self, number: int, what: str) -> str:
         return f"{self._place.nonce}/save{number}/{what}"
