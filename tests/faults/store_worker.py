@@ -11,7 +11,9 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,58 +33,93 @@ WRONG_STATE = 99
 
 
 class Dying(Store):
-    """Kills its own process before or after the n-th request."""
+    """Kills its own process before, during or after the n-th request of a kind.
 
-    def __init__(self, store: Store, *, request: int, when: str) -> None:
-        """Count from 0; `when` is before or after."""
+    Kinds are `put:GROUP` of a checkpoint file, `head`, `create:KIND` of a log entry, `delete_prefix`, `get_range`; the
+    empty kind counts all. During: a thread kills while the request is under way.
+    """
+
+    def __init__(self, store: Store, job: dict[str, Any]) -> None:
+        """Count requests of the kind `job["die"]["kind"]` from 0 to `request`; `when` is before, during or after."""
         super().__init__(store._backend, address=store.address, folder=store.folder)
-        self._numbers, self._last, self._when = itertools.count(), request, when
+        self._job, self._die, self._numbers = job, job["die"], itertools.count()
 
-    def _request(self, call: Any, *args: Any) -> Any:
-        is_last = next(self._numbers) == self._last  # requests come from several threads
-        if is_last and self._when == "before":
+    def _request(self, kind: str, call: Any, *args: Any) -> Any:
+        wanted = self._die.get("kind", "")
+        is_last = wanted in {"", kind} and next(self._numbers) == self._die["request"]  # from several threads
+        when = self._die["when"]
+        if not is_last:
+            return call(*args)
+        _say(self._job, dying=f"{kind} {when}")
+        if when == "before":
             os.kill(os.getpid(), signal.SIGKILL)
+        if when == "during":
+            threading.Timer(self._die["after_s"], os.kill, (os.getpid(), signal.SIGKILL)).start()
         try:
             return call(*args)
         finally:
-            if is_last:
-                os.kill(os.getpid(), signal.SIGKILL)
+            if when == "during":
+                _say(self._job, survived=kind)
+                time.sleep(60)
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def put(self, key: str, data: Any) -> None:
         """As `Store.put`, counted; so are the others."""
-        self._request(super().put, key, data)
+        name = key.rpartition("/")[2]
+        self._request(
+            f"put:{'index' if name.endswith('.index.json') else name.partition('-')[0]}", super().put, key, data
+        )
 
     def put_if_absent(self, key: str, data: bytes) -> None:
         """Counted."""
-        self._request(super().put_if_absent, key, data)
+        kind = json.loads(data)["kind"] if key.startswith("log/") else "probe"
+        self._request(f"create:{kind}", super().put_if_absent, key, data)
 
     def head(self, key: str) -> Any:
         """Counted."""
-        return self._request(super().head, key)
+        return self._request("head", super().head, key)
 
     def delete_prefix(self, prefix: str) -> None:
         """Counted."""
-        self._request(super().delete_prefix, prefix)
+        self._request("delete_prefix", super().delete_prefix, prefix)
 
     def get_range(self, key: str, start: int, length: int) -> Any:
         """Counted."""
-        return self._request(super().get_range, key, start, length)
+        return self._request("get_range", super().get_range, key, start, length)
+
+
+def _die_staging(run: RunStore, job: dict[str, Any]) -> None:
+    """Kill the process at the n-th copy into the slab; `during` leaves half of it copied."""
+    numbers, stage = itertools.count(), run._saver.slab._stage_file
+    die = job["die"]
+
+    def staged(plan: Any, tensors: Any) -> None:
+        is_last = next(numbers) == die["request"]
+        if is_last:
+            _say(job, dying=f"stage {die['when']}")
+        if is_last and die["when"] == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        stage(plan, tensors)
+        if is_last:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    run._saver.slab._stage_file = staged
 
 
 def state_at(step: int, megabytes: int) -> dict[str, Tensor]:
-    """Return the state of a step: the same numbers in every process, other ones for every step."""
-    ramp = torch.arange(megabytes << 17, dtype=torch.float32)
-    return {
-        "model/weight": ramp * (step + 1),
-        "optimizer/weight/exp_avg": ramp - step,
-        "optimizer/weight/step": torch.tensor(float(step)),
-        "ema/seen": torch.arange(9) + step,
+    """Return the state of a step: the same in every process, another for every step, of each group a part per rank."""
+    ramp = torch.arange((megabytes << 18) // 6, dtype=torch.float32)
+    tensors = {
+        f"{group}/{name}": ramp * (step + 1) + number
+        for number, (group, name) in enumerate(itertools.product(["model", "optimizer", "ema"], ["first", "second"]))
     }
+    return tensors | {"optimizer/step": torch.tensor(float(step)), "ema/seen": torch.arange(9) + step}
 
 
 def main(job: dict[str, Any]) -> int:
     """Do a job; the exit code is that of the error table."""
     torch.set_num_threads(1)
+    os.environ.update(job.get("environ", {}))
     try:
         return _work(job)
     except Sam3ftError as error:
@@ -133,19 +170,35 @@ def _join(job: dict[str, Any]) -> Exchange:
 
 def _open(job: dict[str, Any], exchange: Exchange) -> RunStore:
     rank, world_size = job["rank"], job["world_size"]
+    die = job.get("die")
     store = open_store(job["address"], create=True)
-    if job.get("die") is not None:
-        store = Dying(store, **job["die"])
-    return open_run_store(
-        CheckpointConfig(uri=job["address"], keep_last=job.get("keep_last", 3)),
-        IdentityConfig(),
-        RunFacts(task="detection", numbers_digest="n", dataset_digest="d", model_digest="m"),
+    if die is not None and die.get("kind") != "stage":
+        store = Dying(store, job)
+    run = open_run_store(
+        CheckpointConfig(**{"uri": job["address"], "keep_last": 3, **job.get("checkpoint", {})}),
+        IdentityConfig(**job.get("identity", {})),
+        RunFacts(
+            **{
+                "task": "detection",
+                "numbers_digest": "n",
+                "dataset_digest": "d",
+                "model_digest": "m",
+                **job.get("facts", {}),
+            }
+        ),
         rank=rank,
         world_size=world_size,
         exchange=exchange,
-        options=StoreOptions(outage_s=1.0, peer_timeout_s=job.get("peer_timeout_s", 20.0)),
+        options=StoreOptions(
+            outage_s=job.get("outage_s", 1.0),
+            peer_timeout_s=job.get("peer_timeout_s", 20.0),
+            cache_dir=Path(job["cache"]) if "cache" in job else None,
+        ),
         store=store,
     )
+    if die is not None and die.get("kind") == "stage":
+        _die_staging(run, job)
+    return run
 
 
 def _say(job: dict[str, Any], **words: Any) -> None:
