@@ -4,34 +4,37 @@ An object store and a folder behave alike here. Keys are relative to the store's
 obstore's runtime does not survive a fork, so a forked child that uses a store is stopped with an explanation.
 """
 
-import errno
+import functools
 import os
-import re
 import shutil
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 import obstore
 from obstore import exceptions as obe
 from obstore.store import ObjectStore
 
 from sam3ft_api.errors import StorageDenied, StorageUnavailable
+from sam3ft_trainer.store import folder as folders
+from sam3ft_trainer.store.backends import Backends
+from sam3ft_trainer.store.causes import Cause, Kind, cause_of
 
 if TYPE_CHECKING:  # exists for type checkers only
     from obstore import ObjectMeta
 
+P = ParamSpec("P")
 T = TypeVar("T")
 PART_BYTES = 16 << 20
 """Size of the pieces in which large objects are written; the fastest of those tried on disks and on S3."""
 LARGE_PUT_BYTES = 8 << 20
 """From here on an object is written in pieces."""
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
+_CONFLICT_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)  # after each a creation that met another one is repeated
 _runtime_pid: list[int] = []
 
 
@@ -77,6 +80,30 @@ class PrefixInfo:
     modified_unix_s: float
 
 
+class _Beyond(Exception):
+    """The range begins behind the object's end."""
+
+
+class _Conflict(Exception):
+    """Another creation of the key was under way; nothing was written."""
+
+
+def _renewing(method: "Callable[Concatenate[Store, P], T]") -> "Callable[Concatenate[Store, P], T]":
+    """Repeat a refused call once when the store's credentials have changed since it was opened."""
+
+    @functools.wraps(method)
+    def call(self: "Store", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        used = self._backends
+        try:
+            return method(self, *args, **kwargs)
+        except StorageDenied as error:
+            if isinstance(error, NotFound | NoRoom) or not self._renewed(used):
+                raise
+        return method(self, *args, **kwargs)
+
+    return call
+
+
 class Store:
     """Objects under one root. Methods may be called from any thread; none may be called after a fork.
 
@@ -84,25 +111,47 @@ class Store:
     (no answer, trying again may help). Messages name the address and the key, never a credential.
     """
 
-    def __init__(self, backend: ObjectStore, *, address: str, folder: Path | None = None, fenced: bool = True) -> None:
+    def __init__(
+        self,
+        backend: ObjectStore | Backends,
+        *,
+        address: str,
+        folder: Path | None = None,
+        fenced: bool = True,
+        reopen: Callable[[], Backends | None] | None = None,
+    ) -> None:
         """Wrap an obstore store.
 
         Args:
-            backend: the store, rooted where keys start.
+            backend: store or clients of a bucket, rooted where keys start.
             address: what users call it; goes into messages.
             folder: its root on this machine when it is a folder; writes are then flushed to the disk.
             fenced: False emulates `put_if_absent` for stores without conditional writes (look, then write).
+            reopen: asked after a refusal; returns new clients if credentials have changed, else None.
         """
-        self._backend = backend
+        self._backends = backend if isinstance(backend, Backends) else Backends(backend, backend, "", ())
         self.address = address
         self.folder = folder
         self.fenced = fenced
+        self._reopen = reopen
+        self._reopening = threading.Lock()
 
+    @property
+    def _backend(self) -> ObjectStore:
+        return self._backends.store
+
+    @property
+    def endpoint(self) -> str:
+        """URL of the service; empty for anything else."""
+        return self._backends.endpoint
+
+    @_renewing
     def get(self, key: str) -> bytes:
         """Return a whole object."""
         with self._translated(key):
             return obstore.get(self._backend, key).bytes().to_bytes()
 
+    @_renewing
     def get_with_info(self, key: str) -> tuple[bytes, ObjectInfo]:
         """Return a whole object, and what the same answer says about it.
 
@@ -119,16 +168,22 @@ class Store:
             )
         return content, info
 
+    @_renewing
     def get_range(self, key: str, start: int, length: int) -> memoryview:
         """Return `length` bytes from `start` on, fewer where the object ends; without a copy."""
-        with self._translated(key):
-            return memoryview(obstore.get_range(self._backend, key, start=start, length=length))
+        try:
+            with self._translated(key):
+                return memoryview(obstore.get_range(self._backend, key, start=start, length=length))
+        except _Beyond:
+            return memoryview(b"")
 
+    @_renewing
     def head(self, key: str) -> ObjectInfo:
         """Return size and time of an object."""
         with self._translated(key):
             return _info(key, obstore.head(self._backend, key))
 
+    @_renewing
     def put(self, key: str, data: bytes | memoryview | Path) -> None:
         """Write an object, replacing one of that key; readers see the old or the new one, nothing between.
 
@@ -147,19 +202,30 @@ class Store:
             )
             self._flush(key)
 
+    @_renewing
     def put_if_absent(self, key: str, data: bytes) -> None:
         """Write a small object only if its key is free; of any number of racing writers exactly one succeeds.
 
         Raises:
             AlreadyExists: the key is taken. After `StorageUnavailable` the object may or may not have been written.
         """
-        with self._translated(key, writing=len(data)):
-            if self.fenced:
-                obstore.put(self._backend, key, data, mode="create", use_multipart=False)
+        for pause_s in (*_CONFLICT_PAUSES_S, None):
+            try:
+                with self._translated(key, writing=len(data)):
+                    if self.fenced:
+                        obstore.put(self._backends.creating, key, data, mode="create", use_multipart=False)
+                    else:
+                        self._put_after_looking(key, data)
+                    self._flush(key)
+            except _Conflict:
+                if pause_s is None:
+                    break
+                time.sleep(pause_s)
             else:
-                self._put_after_looking(key, data)
-            self._flush(key)
+                return
+        raise StorageUnavailable(f"{self.address}, object {key!r}: other writers create it again and again")
 
+    @_renewing
     def list_objects(self, prefix: str) -> list[ObjectInfo]:
         """Return all objects below `prefix` (whole path parts), by key; an unknown prefix has none."""
         with self._translated(prefix):
@@ -170,8 +236,9 @@ class Store:
         """Return the direct child prefixes of `prefix` by name; in a folder also those with unfinished files only."""
         if self.folder is not None:
             with self._translated(prefix):
-                return _child_folders(self.folder, prefix)
-        newest: dict[str, float] = {}
+                newest = folders.newest_writes(self.folder, prefix)
+            return [PrefixInfo(child, when) for child, when in newest.items()]
+        newest = {}
         for info in self.list_objects(prefix):
             parts = info.key[len(prefix) + 1 :].split("/")
             if len(parts) > 1:
@@ -179,6 +246,7 @@ class Store:
                 newest[child] = max(newest.get(child, 0.0), info.modified_unix_s)
         return [PrefixInfo(child, newest[child]) for child in sorted(newest)]
 
+    @_renewing
     def delete(self, keys: Sequence[str]) -> None:
         """Delete objects; those that are gone already are no error."""
         for key in keys:
@@ -193,7 +261,7 @@ class Store:
         self.delete([info.key for info in self.list_objects(prefix)])
         if self.folder is not None and prefix:
             with self._translated(prefix):
-                shutil.rmtree(self.folder / prefix, ignore_errors=False, onerror=_ignore_missing)
+                folders.remove_tree(self.folder / prefix)
 
     def free_bytes(self) -> int | None:
         """Return the free bytes of the disk below a folder; None where nobody can say."""
@@ -208,15 +276,15 @@ class Store:
         raise AlreadyExists(key)
 
     def _flush(self, key: str) -> None:
-        """Make a written file and its directory entries survive a loss of power."""
-        if self.folder is None:
-            return
-        path = self.folder / key
-        _fsync(path)
-        for parent in path.parents:
-            _fsync(parent)
-            if parent == self.folder:
-                break
+        if self.folder is not None:
+            folders.flush(self.folder, key)
+
+    def _renewed(self, used: Backends) -> bool:
+        """Say whether other clients than the `used` ones are there now, opening them if credentials have changed."""
+        with self._reopening:
+            if self._backends is used and self._reopen is not None:
+                self._backends = self._reopen() or used
+            return self._backends is not used
 
     @contextmanager
     def _translated(self, key: str, *, writing: int | None = None) -> Iterator[None]:
@@ -224,27 +292,27 @@ class Store:
         try:
             yield
         except (obe.BaseError, OSError, ValueError) as error:
-            raise self._translate(error, key, writing) from error
+            cause = cause_of(error, endpoint=self.endpoint or None)
+            # What a server says may repeat what was signed: its words must not hang on as the cause of this error.
+            raise self._failure(cause, key, writing) from (None if self.endpoint else error)
 
-    def _translate(self, error: Exception, key: str, writing: int | None) -> Exception:
+    def _failure(self, cause: Cause, key: str, writing: int | None) -> Exception:
         where = f"{self.address}, object {key!r}" if key else self.address
-        reason = str(error).split("\n", 1)[0]
-        number = _error_number(error)
-        if isinstance(error, obe.AlreadyExistsError | obe.PreconditionError) or number == errno.EEXIST:
+        reason = cause.reason
+        for secret in self._backends.secrets:
+            reason = reason.replace(secret, "***")
+        if cause.kind is Kind.EXISTS:
             return AlreadyExists(key)
-        if isinstance(error, FileNotFoundError | obe.NotFoundError) or number == errno.ENOENT:
-            return NotFound(f"{where}: there is no such object; check the address and what was deleted ({reason})")
-        if number in _NO_ROOM:
+        if cause.kind is Kind.CONFLICT:
+            return _Conflict(key)
+        if cause.kind is Kind.BEYOND:
+            return _Beyond(key)
+        if cause.kind is Kind.FULL:
             free = self.free_bytes()
             room = "" if free is None else f", {free:,} bytes are free"
             return NoRoom(f"{where}: no room left to write {writing or 0:,} bytes{room}; free some space ({reason})")
-        if isinstance(error, obe.PermissionDeniedError | obe.UnauthenticatedError | PermissionError) or (
-            number in _REFUSED
-        ):
-            return StorageDenied(f"{where}: access refused; check credentials and permissions ({reason})")
-        if isinstance(error, ValueError | obe.InvalidPathError | obe.NotSupportedError):
-            return StorageDenied(f"{where}: the store does not take this name or request ({reason})")
-        return StorageUnavailable(f"{where}: no answer from the store ({reason})")
+        error = {Kind.MISSING: NotFound, Kind.DENIED: StorageDenied}.get(cause.kind, StorageUnavailable)
+        return error(f"{where}: {cause.advice} ({reason})")
 
 
 def with_patience(
@@ -330,45 +398,3 @@ def _refuse_after_fork() -> None:
             f"process {pid} was forked after process {_runtime_pid[0]} had used a store, where obstore hangs; "
             "start processes with spawn or forkserver"
         )
-
-
-def _error_number(error: Exception) -> int | None:
-    if isinstance(error, OSError) and error.errno is not None:
-        return error.errno
-    match = re.search(r"\(os error (\d+)\)|code: (\d+),", str(error))
-    return int(match[1] or match[2]) if match else None
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _child_folders(root: Path, prefix: str) -> list[PrefixInfo]:
-    base = root / prefix
-    if not base.is_dir():
-        return []
-    newest = {child: _newest_write(child) for child in sorted(base.iterdir()) if child.is_dir()}
-    return [PrefixInfo(f"{prefix}/{child.name}", when) for child, when in newest.items() if when is not None]
-
-
-def _newest_write(folder: Path) -> float | None:
-    """Newest modification below a folder, None if it is gone; another process may be deleting it meanwhile."""
-    times: list[float] = []
-    for parent, _, names in os.walk(folder, onerror=_raise_unless_missing):
-        for path in [Path(parent), *(Path(parent, name) for name in names)]:
-            with suppress(FileNotFoundError):
-                times.append(path.stat().st_mtime)
-    return max(times, default=None)
-
-
-def _raise_unless_missing(error: BaseException) -> None:
-    if not isinstance(error, FileNotFoundError):
-        raise error
-
-
-def _ignore_missing(_function: object, _path: str, info: tuple[type[BaseException], BaseException, object]) -> None:
-    _raise_unless_missing(info[1])

@@ -118,19 +118,29 @@ def _open_folder(address: Address, create: bool, access: Access | None) -> Store
 Opener = Callable[[Address, bool, Access | None], Store]
 
 
-def _bucket_by(clients: Callable[[str, str, Access], Backends]) -> Opener:
+def _bucket_by(clients: Callable[[str, str, Access], Backends], cloud: str) -> Opener:
     def opened(address: Address, create: bool, access: Access | None) -> Store:  # noqa: ARG001, FBT001 - the table's
         reached = access or default_access()
-        return Store(clients(address.bucket, address.path, reached).store, address=str(address))
+        known = [reached.credentials(cloud)]
+
+        def reopen() -> Backends | None:
+            present = reached.credentials(cloud)
+            if present == known[0]:
+                return None
+            made = clients(address.bucket, address.path, reached)
+            known[0] = present
+            return made
+
+        return Store(clients(address.bucket, address.path, reached), address=str(address), reopen=reopen)
 
     return opened
 
 
 OPENERS: dict[str, Opener] = {
     "file": _open_folder,
-    "s3": _bucket_by(open_s3),
-    "gs": _bucket_by(open_gs),
-    "az": _bucket_by(open_az),
+    "s3": _bucket_by(open_s3, "AWS_"),
+    "gs": _bucket_by(open_gs, "GOOGLE_"),
+    "az": _bucket_by(open_az, "AZURE_"),
 }
 """How each scheme is opened: (address, create a missing root, access) -> store."""
 
