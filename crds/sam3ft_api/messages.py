@@ -78,6 +78,8 @@ class Hello(_Message):
         processes: worker processes on this node.
         round: round this node trains in now; 0 when it has not trained or its workers are stopped.
         members: names of the nodes of that round, in rank order; empty with round 0.
+        past_round: newest round this launcher took part in, running or not; 0 before any. A coordinator that was
+            restarted learns from it that the run has begun, so nobody waits for the nodes of a first start.
     """
 
     type: Literal["hello"] = "hello"
@@ -91,6 +93,7 @@ class Hello(_Message):
     processes: Annotated[int, Field(ge=1, le=limits.MAX_GPUS_PER_NODE)] = 1
     round: RoundNumber = 0
     members: Members = ()
+    past_round: RoundNumber = 0
 
     @model_validator(mode="after")
     def _members_belong_to_a_round(self) -> Self:

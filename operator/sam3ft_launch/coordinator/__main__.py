@@ -2,9 +2,11 @@
 
 import argparse
 import asyncio
+import contextlib
 import json
 import logging
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -19,6 +21,7 @@ from sam3ft_launch.coordinator.server import Address, Server, serve_until
 from sam3ft_launch.coordinator.settings import Settings
 
 _log = logging.getLogger("sam3ft_launch.coordinator")
+_DESCRIPTORS = 4 * limits.MAX_NODES
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -93,6 +96,13 @@ def write_port_file(path: Path, launchers: Address, viewers: Address) -> None:
     write_atomically(path, json.dumps(content) + "\n")
 
 
+def allow_connections() -> None:
+    """Take as many descriptors as the system allows this process: the usual 1,024 are fewer than a large run needs."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, _DESCRIPTORS) if most >= 0 else _DESCRIPTORS, most))
+
+
 async def serve(arguments: argparse.Namespace, settings: Settings, token: str) -> None:
     """Run until a signal asks to stop."""
     server = Server(settings, token=token)
@@ -112,6 +122,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s coordinator: %(message)s", stream=sys.stderr)
     max_nodes = arguments.nodes if arguments.max_nodes is None else arguments.max_nodes
+    allow_connections()
     try:
         settings = Settings(
             nodes=arguments.nodes,

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from sam3ft_api.exit_codes import ExitCode
 from sam3ft_api.messages import CoordinatorMessage, Hello, Ready, Round
 
 _NUM_FAILURES_KEPT = 10
@@ -51,6 +52,11 @@ class Node:
         """Name of the node."""
         return self.hello.node
 
+    @property
+    def has_saved(self) -> bool:
+        """True when its workers ended at a commit that all workers of the round had agreed on."""
+        return self.ready is not None and self.ready.code in (ExitCode.REGROUP, ExitCode.INTERRUPTED)
+
     def become(self, state: NodeState, now_s: float, *, ready: Ready | None = None) -> None:
         """Enter a state; `ready` belongs to READY alone."""
         self.state, self.since_s, self.ready = state, now_s, ready
@@ -63,6 +69,8 @@ class Formation:
     Attributes:
         number: its number.
         members: names in rank order.
+        is_adopted: this process did not see it begin, or was held up since: a member may be away for a while.
+        silent: members that were cut off because they said nothing.
         stopping: a member was lost, and the others have been told to stop.
         regrouping: the members have been asked to end at the next commit.
         done: members whose workers ended with 0.
@@ -71,8 +79,10 @@ class Formation:
 
     number: int
     members: tuple[str, ...]
+    is_adopted: bool = False
     stopping: bool = False
     regrouping: bool = False
+    silent: set[str] = field(default_factory=set)
     done: set[str] = field(default_factory=set)
     left: dict[str, float] = field(default_factory=dict)
 

@@ -21,6 +21,7 @@ from sam3ft_api.messages import (
     Verdict,
 )
 from sam3ft_api.worker import Progress
+from sam3ft_launch.coordinator.absence import absence
 from sam3ft_launch.coordinator.roster import (
     Action,
     Close,
@@ -69,7 +70,6 @@ class Rounds:
         self._forming_since_s: float | None = None
         self._last_event_s = now_s
         self._highest_round = 0
-        self._met: set[str] = set()
         self._superseded: set[str] = set()
         self._actions: list[Action] = []
 
@@ -88,7 +88,7 @@ class Rounds:
             return self._flush()
         node = Node(hello, peer, NodeState.CONNECTED, since_s=now_s, seen_s=now_s)
         self.nodes[hello.node] = node
-        self._met.add(hello.node)
+        self._highest_round = max(self._highest_round, hello.round, hello.past_round)
         self._note(f"{hello.node} is here with {hello.processes} processes")
         if hello.round:
             self._adopt(node, now_s)
@@ -124,7 +124,8 @@ class Rounds:
         for node in list(self.nodes.values()):
             if now_s - node.seen_s > self.settings.silence_s:
                 del self.nodes[node.name]
-                self._met.add(node.name)
+                if self.formation is not None:
+                    self.formation.silent.add(node.name)
                 self._act(Close(node.peer, "silent"))
                 self._note(f"{node.name} was silent for {self.settings.silence_s:g} s")
         self._decide(now_s)
@@ -218,12 +219,11 @@ class Rounds:
     def _adopt(self, node: Node, now_s: float) -> None:
         """Take a node that already trains as a member of the running round, or stop it."""
         hello = node.hello
-        self._highest_round = max(self._highest_round, hello.round)
         present = self.formation.number if self.formation else 0
         if now_s < self._adopting_until_s and hello.round > present:
             self._stop_running("a newer round runs")
             done = {other.name for other in in_state(self.nodes.values(), NodeState.DONE)}
-            self.formation = Formation(hello.round, hello.members, done=done & set(hello.members))
+            self.formation = Formation(hello.round, hello.members, is_adopted=True, done=done & set(hello.members))
             self._note(f"round {hello.round} was running before this coordinator: {', '.join(hello.members)}")
         formation = self.formation
         if formation and (formation.number, formation.members) == (hello.round, hello.members):
@@ -257,26 +257,14 @@ class Rounds:
 
     def _loss(self, formation: Formation, now_s: float) -> str | None:
         """Return why the round cannot go on, None while it can."""
+        adopting = now_s < self._adopting_until_s
         for name in formation.members:
-            if name not in formation.done and (problem := self._absence(formation, name, now_s)):
+            node = self.nodes.get(name)
+            if problem := absence(formation, name, node, self.settings, now_s=now_s, adopting=adopting):
                 return f"{name} {problem}"
         if formation.done and formation.left and not in_state(self.nodes.values(), NodeState.RUNNING):
             return "a member left before the run was complete"
         return None
-
-    def _absence(self, formation: Formation, name: str, now_s: float) -> str | None:
-        """Return why this member does not take part, None while it does or may yet."""
-        if name in formation.left:
-            return "has left" if now_s - formation.left[name] > self.settings.last_call_s else None
-        node = self.nodes.get(name)
-        if node is None:
-            return "is lost" if name in self._met or now_s >= self._adopting_until_s else None
-        if node.state is NodeState.RUNNING:
-            return None
-        # What a node does follows its hello at once: ready, down or done.
-        if node.state is NodeState.CONNECTED and now_s - node.since_s <= self.settings.settle_s:
-            return None
-        return "does not run any more"
 
     def _stop_running(self, reason: str) -> None:
         """Tell running nodes to stop; those that are done start again with the others."""
@@ -309,9 +297,10 @@ class Rounds:
         settings = self.settings
         if len(waiting) >= settings.max_nodes:
             return True
-        if len(waiting) < settings.min_nodes or now_s < self._adopting_until_s:
+        may_be_adopted = self.formation is None or self.formation.is_adopted
+        if len(waiting) < settings.min_nodes or (may_be_adopted and now_s < self._adopting_until_s):
             return False
-        if self.formation is None:
+        if self._highest_round == 0:
             return len(waiting) >= settings.nodes or forming_s >= settings.gate_deadline_s
         quiet_s = now_s - max(node.since_s for node in self.nodes.values())
         all_ready = len(waiting) == len(self.nodes)
@@ -368,14 +357,15 @@ class Rounds:
         """
         self._note(f"this process was held up for {late_s:.1f} s")
         self._adopting_until_s = now_s + self.settings.adoption_s
-        self._met.clear()
+        if self.formation is not None:
+            self.formation.is_adopted = True
+            self.formation.silent.clear()
+            self.formation.left = {name: min(now_s, at_s + late_s) for name, at_s in self.formation.left.items()}
         for node in self.nodes.values():
             node.seen_s = min(now_s, node.seen_s + late_s)
             node.since_s = min(now_s, node.since_s + late_s)
         if self._forming_since_s is not None:
             self._forming_since_s += late_s
-        if self.formation is not None:
-            self.formation.left = {name: min(now_s, at_s + late_s) for name, at_s in self.formation.left.items()}
 
     def _learn_commit(self, step: int | None) -> None:
         if step is not None:

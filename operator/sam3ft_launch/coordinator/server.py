@@ -28,7 +28,14 @@ from sam3ft_launch.coordinator.view import progress_view
 _log = logging.getLogger(__name__)
 _HELLO_WITHIN_S = 3.0
 _MAX_STRANGERS = 64
-"""Connections that have not introduced themselves; more are closed at once."""
+"""Connections that have not introduced themselves; with one more, the one that has said nothing for longest is closed.
+
+Launchers say hello at once, so a crowd that holds connections open does not keep them out."""
+_BACKLOG = 512
+"""Connections that may wait for this process: all launchers of a large run come back at once after a restart, and one
+that finds the queue full tries again only after a second."""
+_FLUSH_WITHIN_S = 3.0
+"""A closed connection whose peer does not take what was written is cut off after this."""
 _MAX_UNSENT_BYTES = 4 * limits.MAX_LINE_BYTES
 """A peer that lets more than this pile up does not read, and is cut off."""
 _HTTP_WITHIN_S = 3.0
@@ -63,7 +70,8 @@ class Server:
         self._numbers = itertools.count(1)
         self._listening: list[asyncio.Server] = []
         self._conversations: set[asyncio.Task[None]] = set()
-        self._num_strangers = 0
+        self._strangers: dict[int, asyncio.StreamWriter] = {}
+        self._num_turned_away = 0
         self._num_http_clients = 0
         self._http_routes: dict[str, Callable[[], tuple[str, bytes]]] = {
             "/progress": self._progress,
@@ -77,7 +85,12 @@ class Server:
             OSError: a port is taken, or an address is not this machine's.
         """
         first = await asyncio.start_server(
-            self._kept(self._launcher), launchers.host, launchers.port, limit=limits.MAX_LINE_BYTES, reuse_address=True
+            self._kept(self._launcher),
+            launchers.host,
+            launchers.port,
+            limit=limits.MAX_LINE_BYTES,
+            backlog=_BACKLOG,
+            reuse_address=True,
         )
         second = await asyncio.start_server(
             self._kept(self._viewer), viewers.host, viewers.port, limit=8192, reuse_address=True
@@ -122,19 +135,17 @@ class Server:
             _log.warning("connection %d: %s", peer, error)
         finally:
             self._writers.pop(peer, None)
-            writer.close()
+            _close(writer)
             self._do(self.rounds.closed(peer, now_s=time.monotonic()))
 
     async def _introduce(self, peer: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Read the hello; True when the launcher is admitted to the rules."""
-        if self._num_strangers >= _MAX_STRANGERS:
-            _log.warning("connection %d closed: %d others have not said hello either", peer, self._num_strangers)
-            return False
-        self._num_strangers += 1
+        self._make_room()
+        self._strangers[peer] = writer
         try:
             line = await asyncio.wait_for(reader.readuntil(), _HELLO_WITHIN_S)
         finally:
-            self._num_strangers -= 1
+            self._strangers.pop(peer, None)
         message = decode_from_launcher(line)
         refusal = self._refusal(message)
         if refusal is not None or not isinstance(message, Hello):
@@ -145,6 +156,16 @@ class Server:
         self._writers[peer] = writer
         self._do(self.rounds.hello(peer, message, now_s=time.monotonic()))
         return True
+
+    def _make_room(self) -> None:
+        """Cut off the stranger that has been here longest, where there are too many."""
+        if len(self._strangers) < _MAX_STRANGERS:
+            return
+        oldest = next(iter(self._strangers))
+        self._strangers.pop(oldest).transport.abort()
+        self._num_turned_away += 1
+        if self._num_turned_away.bit_count() == 1:  # 1, 2, 4, 8...: a flood must not fill the log
+            _log.warning("%d connections were cut off because too many had not said hello", self._num_turned_away)
 
     def _refusal(self, message: object) -> str | None:
         if not isinstance(message, Hello):
@@ -168,7 +189,7 @@ class Server:
                 case Close():
                     # Closing flushes what was written; the reading task then ends and reports `closed`.
                     if (writer := self._writers.pop(action.peer, None)) is not None:
-                        writer.close()
+                        _close(writer)
                 case Note():
                     _log.info("%s", action.text)
 
@@ -217,6 +238,13 @@ class Server:
     def _progress(self) -> tuple[str, bytes]:
         view = progress_view(self.rounds, now_s=time.monotonic())
         return "application/json", json.dumps(view).encode() + b"\n"
+
+
+def _close(writer: asyncio.StreamWriter) -> None:
+    """Close a connection after what was written; a peer that is gone or does not read cannot hold it for long."""
+    writer.close()
+    if writer.transport.get_write_buffer_size() > 0:
+        asyncio.get_running_loop().call_later(_FLUSH_WITHIN_S, writer.transport.abort)
 
 
 def _bound_address(server: asyncio.Server, host: str) -> Address:

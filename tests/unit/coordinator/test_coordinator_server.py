@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import contextlib
 import json
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from sam3ft_api import limits
 from sam3ft_api.messages import Heartbeat, Hello, Pong, Ready, Refused, Round, decode_from_coordinator, encode
 from sam3ft_launch.coordinator.__main__ import main, parse_address
+from sam3ft_launch.coordinator.roster import Close
 from sam3ft_launch.coordinator.server import Address, Server, serve_until
 from sam3ft_launch.coordinator.settings import Settings
 
@@ -126,20 +128,41 @@ def test_a_line_that_never_ends_and_a_silent_stranger_are_cut_off(monkeypatch: p
     assert heard == [b""]
 
 
-def test_more_strangers_than_allowed_are_closed_at_once(monkeypatch: pytest.MonkeyPatch):
+def test_of_more_strangers_than_allowed_the_oldest_is_cut_off_and_a_launcher_gets_in(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("sam3ft_launch.coordinator.server._MAX_STRANGERS", 2)
-    heard: list[bytes] = []
+    heard: list[Any] = []
 
     async def talk(_: Server, launchers: Address, __: Address) -> None:
         held = [await say(launchers) for _ in range(2)]
         await asyncio.sleep(0.1)
-        reader, _writer = await say(launchers)
-        heard.append(await asyncio.wait_for(reader.read(), 1))
-        assert len(held) == 2
+        reader, _writer = await say(launchers, encode(hello()), encode(Heartbeat(seq=4)))
+        heard.append(decode_from_coordinator(await asyncio.wait_for(reader.readline(), 1)))
+        with contextlib.suppress(ConnectionResetError):
+            heard.append(await asyncio.wait_for(held[0][0].read(), 1))
+        heard.append(held[1][0].at_eof())
 
     serving(talk)
 
-    assert heard == [b""]
+    assert [message for message in heard if message != b""] == [Pong(seq=4), False]
+
+
+def test_a_peer_that_does_not_take_its_last_words_is_cut_off(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sam3ft_launch.coordinator.server._FLUSH_WITHIN_S", 0.2)
+    left: list[int] = []
+
+    async def talk(server: Server, launchers: Address, _: Address) -> None:
+        await say(launchers, encode(hello()))  # never reads
+        await asyncio.sleep(0.1)
+        (peer,) = server._writers
+        server._writers[peer].write(b"x" * 50_000_000)
+        server._do([Close(peer, "left")])
+        left.append(len(server._conversations))
+        await asyncio.sleep(0.5)
+        left.append(len(server._conversations))
+
+    serving(talk)
+
+    assert left == [1, 0]
 
 
 def test_a_closed_connection_is_a_lost_node():

@@ -317,3 +317,14 @@ def test_a_done_node_starts_again_when_the_last_straggler_leaves():
     run.say(1, Leave(reason="evicted"))
 
     assert len(run.heard(0, Stop)) == 1
+
+
+def test_a_member_that_has_saved_does_not_cut_the_others_short():
+    run = running(3)
+    run.ready(1, code=26)
+    run.wait(4.8)
+    assert run.heard(0, Stop) == run.heard(2, Stop) == []
+
+    run.wait(0.4)
+
+    assert len(run.heard(0, Stop)) == len(run.heard(2, Stop)) == 1

@@ -180,3 +180,48 @@ def test_a_second_hello_on_one_connection_ends_it():
 def test_settings_in_the_wrong_order_are_refused():
     with pytest.raises(ValueError, match="min-nodes 3, nodes 2"):
         Settings(nodes=2, min_nodes=3, max_nodes=3)
+
+
+def test_a_run_that_has_begun_needs_no_gate_after_a_restart_of_the_coordinator():
+    """The workers of the survivors had ended before the coordinator came back: nobody's round runs any more."""
+    run = Run(now_s=0.0, nodes=3, min_nodes=1, max_nodes=3)
+    for slot in (1, 2):
+        run.hello(slot, past_round=7)
+        run.ready(slot, code=23)
+    run.wait(4.8)
+    assert run.heard(1, Round) == []
+
+    run.wait(0.4)
+
+    assert run.heard(1, Round)[0].members == ("n1", "n2")
+    assert run.heard(1, Round)[0].round == 8
+
+
+def test_connections_that_died_during_a_pause_of_the_coordinator_are_no_loss():
+    """Launchers have connected again and again to a stopped coordinator; it finds all those connections at once."""
+    run = running(2)
+    run.now_s += 10
+    for slot in (0, 1):
+        run.do(run.rounds.closed(slot, now_s=run.now_s))
+    for peer in (10, 20):
+        for slot in (0, 1):
+            run.hello(slot, peer=peer + slot, round=1, members=("n0", "n1"))
+            if peer == 10:
+                run.do(run.rounds.closed(peer + slot, now_s=run.now_s))
+
+    run.wait(10)
+
+    assert run.heard(0) == run.heard(1) == []
+
+
+def test_a_death_soon_after_the_coordinator_s_start_is_seen_at_once_when_it_saw_the_round_begin():
+    run = Run(now_s=0.0, nodes=3, min_nodes=1, max_nodes=3)
+    run.join(0, 1, 2)
+    run.drop(1)
+    assert len(run.heard(0, Stop)) == 1
+    run.ready(0)
+    run.ready(2)
+
+    run.wait(0.3)
+
+    assert run.heard(0, Round)[-1].members == ("n0", "n2")

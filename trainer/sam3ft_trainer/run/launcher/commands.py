@@ -15,10 +15,12 @@ class Standing:
     Attributes:
         round: the running round; None when no worker runs.
         message: what follows a hello: ready, down, done, leave or verdict; None when there is nothing to say.
+        past_round: newest round that this node took part in, 0 before any.
     """
 
     round: Round | None = None
     message: LauncherMessage | None = None
+    past_round: int = 0
 
 
 @dataclass(frozen=True, slots=True)

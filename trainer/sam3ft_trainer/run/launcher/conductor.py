@@ -376,7 +376,8 @@ class Conductor:
     # --- small parts -------------------------------------------------------------------------------------------------
 
     def _tell(self, message: LauncherMessage | None, *, round_: Round | None = None) -> None:
-        self._act(Tell(Standing(round=round_, message=message)))
+        past = self.round.round if self.round is not None else 0
+        self._act(Tell(Standing(round=round_, message=message, past_round=past)))
 
     def _say(self, text: str) -> None:
         self._act(Say(text))

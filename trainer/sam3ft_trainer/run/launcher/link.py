@@ -69,6 +69,7 @@ class Identity:
             processes=self.processes,
             round=standing.round.round if standing.round is not None else 0,
             members=standing.round.members if standing.round is not None else (),
+            past_round=standing.past_round,
         )
 
 
@@ -146,6 +147,8 @@ class Link:
                 return
             select.select([self._wake_r], [], [], self._retry_s * random.uniform(0.7, 1.3))  # noqa: S311 - only jitter
             self._drain_wakes()
+            if self._is_finished():
+                return
 
     def _converse(self, connection: socket.socket) -> None:
         """Hold one connection until it fails, the coordinator ends it, or the link closes."""

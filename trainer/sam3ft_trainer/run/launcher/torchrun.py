@@ -49,6 +49,7 @@ class TorchrunRendezvous(RendezvousHandler):
         self._run_id = run_id
         self._address = address
         self._round: Round | None = None
+        self._past_round = 0
         self._must_meet_again = False
         self._end: str | None = None
         self._store: Store | None = None
@@ -97,7 +98,8 @@ class TorchrunRendezvous(RendezvousHandler):
         """
         self._store, self._round, self._must_meet_again = None, None, False
         own = TCPStore(self._address, 0, is_master=True, wait_for_workers=False, timeout=default_pg_timeout)
-        self._link.tell(Standing(message=Ready(addr=self._address, port=own.port)))
+        ready = Ready(addr=self._address, port=own.port)
+        self._link.tell(Standing(message=ready, past_round=self._past_round))
         refused_since_s: float | None = None
         while self._round is None:
             message = self._next_message(_POLL_S)
@@ -107,7 +109,8 @@ class TorchrunRendezvous(RendezvousHandler):
                     raise RendezvousConnectionError(f"the coordinator refuses this node: {message.reason}")
             if self._end is not None:
                 raise RendezvousClosedError(self._end)
-        self._link.tell(Standing(round=self._round))
+        self._past_round = self._round.round
+        self._link.tell(Standing(round=self._round, past_round=self._past_round))
         return self._place(self._round, own)
 
     def is_closed(self) -> bool:
