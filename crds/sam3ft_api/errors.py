@@ -15,6 +15,7 @@
     +-- PeerLost                      23
     +-- Hung                          24
     +-- Regroup                       26
+    +-- Unsaved                       143
 
 Anything else that escapes is a defect of sam3ft: exit code 1, with its traceback.
 """
@@ -110,3 +111,9 @@ class Regroup(Sam3ftError):
     """The state is committed and waiting members may join now."""
 
     code = ExitCode.REGROUP
+
+
+class Unsaved(Sam3ftError):
+    """Asked to stop, with too little time left to save; the newest commit is an earlier one."""
+
+    code = ExitCode.TERMINATED

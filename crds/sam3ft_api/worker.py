@@ -35,6 +35,8 @@ ENV_DATA_CREDENTIALS_DIR = "SAM3FT_DATA_CREDENTIALS_DIR"
 """The same for reading data and weights; without it `SAM3FT_DATA_AWS_...` variables, else those of the run."""
 DATA_CREDENTIALS_PREFIX = "SAM3FT_DATA_"
 """Prefix of the variables that hold the credentials for reading data, before AWS_, GOOGLE_ or AZURE_."""
+ENV_EVICTION_GRACE_S = "SAM3FT_EVICTION_GRACE_S"
+"""Seconds from a request to stop until the workers are killed; absent when nobody can say."""
 ENV_CACHE_DIR = "SAM3FT_CACHE_DIR"
 """Folder on this node that outlives a worker, shared by the workers of the node: images, data indexes, and a copy of
 the newest commit. Without it nothing is cached."""

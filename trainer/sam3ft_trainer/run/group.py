@@ -38,6 +38,10 @@ class Group(Protocol):
         """Return rank 0's JSON value on every rank."""
         ...
 
+    def broadcast_tensor(self, tensor: Tensor, source: int) -> None:
+        """Fill a contiguous tensor, on any device, with that of rank `source`, bit for bit."""
+        ...
+
     def barrier(self) -> None:
         """Return once every rank has called it."""
         ...
@@ -64,6 +68,9 @@ class Solo:
     def broadcast(self, value: Any) -> Any:
         """Return `value`."""
         return value
+
+    def broadcast_tensor(self, tensor: Tensor, source: int) -> None:
+        """Leave the tensor as it is."""
 
     def barrier(self) -> None:
         """Return at once."""
@@ -123,6 +130,10 @@ class TorchGroup:
             data.copy_(torch.frombuffer(bytearray(payload), dtype=torch.uint8))
         self._guard(lambda: dist.broadcast(data, src=0, group=self._control))
         return _decode(data, int(length))
+
+    def broadcast_tensor(self, tensor: Tensor, source: int) -> None:
+        """Broadcast on the default group, between devices where the tensor lies on one."""
+        self._guard(lambda: dist.broadcast(tensor, src=source))
 
     def barrier(self) -> None:
         """Synchronise on the control group."""

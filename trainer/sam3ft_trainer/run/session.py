@@ -154,7 +154,11 @@ class Session:
         with self.spans.span("checkpoint"):
             self.watchdog.beat(f"saving step {self.state.step}")
             self.state = self.state.model_copy(
-                update={"loss_scale": self.stepper.loss_scale(), "elapsed_s": self.elapsed_s()}
+                update={
+                    "loss_scale": self.stepper.loss_scale(),
+                    "elapsed_s": self.elapsed_s(),
+                    "save_s": self.store.last_save_s or self.state.save_s,
+                }
             )
             self.store.save(
                 all_tensors(self.model.sam3, self.stepper.optimizer, self.ema), self.commit_meta(), wait=wait

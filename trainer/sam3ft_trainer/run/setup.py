@@ -30,6 +30,7 @@ from sam3ft_trainer.run.session import Session
 from sam3ft_trainer.run.spans import Spans
 from sam3ft_trainer.run.state import LoopState
 from sam3ft_trainer.run.step import Stepper
+from sam3ft_trainer.run.stopping import tell_short_grace
 from sam3ft_trainer.run.tensors import all_tensors
 from sam3ft_trainer.run.text import CachedText, LiveText, TextSource
 from sam3ft_trainer.run.watchdog import Watchdog
@@ -95,7 +96,12 @@ def _claim(config: TrainingConfig, environment: WorkerEnvironment, foundation: F
         rank=environment.rank,
         world_size=foundation.group.world_size,
         exchange=exchange,
-        options=StoreOptions(best_metric=config.evaluation.metric, access=run_access(config.storage, os.environ)),
+        options=StoreOptions(
+            best_metric=config.evaluation.metric,
+            outage_s=config.runtime.outage_s,
+            cache_dir=environment.cache_dir,
+            access=run_access(config.storage, os.environ),
+        ),
     )
 
 
@@ -107,7 +113,8 @@ def _restore(
     scratch = config.scratch
     planned = planned_steps(scratch, num_images)
     tensors = all_tensors(foundation.loaded.sam3, foundation.optimizer, foundation.ema)
-    restored = store.restore(tensors)
+    group = foundation.group
+    restored = store.restore(tensors, broadcast=group.broadcast_tensor if group.world_size > 1 else None)
     before = None if restored is None else LoopState.model_validate(restored.meta.extra)
     micro_batch = choose_micro_batch(
         wanted=config.runtime.micro_batch,
@@ -131,6 +138,8 @@ def _restore(
         # The images are others now: the epoch in progress starts again, and no image of the new set is passed over.
         present |= {"cursor": int(restored.meta.epoch) * num_images}
     state = before.model_copy(update=present if before.horizon_fixed else present | {"total_steps": planned})
+    tell_short_grace(foundation.reporter, grace_s=environment.eviction_grace_s, save_s=before.save_s)
+    store.expect(None if before.save_s is None else before.save_s * before.world_size / group.world_size)
     foundation.reporter.event(
         "resumed",
         step=state.step,

@@ -31,6 +31,7 @@ class LoopState(BaseModel):
         micro_batch: images per forward pass and process.
         threads: CPU threads per process.
         world_size: processes of the round that wrote this.
+        save_s: how long the save before this one took, from its copy to its commit, s; None before the first.
         loss_scale: scale of the fp16 gradient scaler, None otherwise.
         metrics: newest evaluation on the selection split.
         baseline: scores of the untouched model, by split.
@@ -51,6 +52,7 @@ class LoopState(BaseModel):
     micro_batch: int
     threads: int
     world_size: int
+    save_s: float | None = None
     loss_scale: float | None = None
     metrics: dict[str, float] = {}
     baseline: dict[str, SplitScores] = {}

@@ -5,12 +5,10 @@ the ranks agree on everything that must be decided together: the counts that nor
 and whether time has come to commit or to cool down. One message carries it all, ahead of the step, on the CPU.
 """
 
-import time
 from dataclasses import dataclass
 
-from sam3ft_api.errors import Interrupted, NonFiniteLoss, Regroup
+from sam3ft_api.errors import NonFiniteLoss
 from sam3ft_api.training import TrainingConfig
-from sam3ft_api.worker import FlagKind
 from sam3ft_trainer.data.draw import draw_batch
 from sam3ft_trainer.data.pipeline import StepBatches
 from sam3ft_trainer.loss.total import local_counts, sum_counts
@@ -22,6 +20,7 @@ from sam3ft_trainer.run.scoring import score_baseline, score_selection
 from sam3ft_trainer.run.session import Session
 from sam3ft_trainer.run.setup import open_session
 from sam3ft_trainer.run.step import StepResult
+from sam3ft_trainer.run.stopping import cannot_save, stop
 from sam3ft_trainer.run.worker import LastWord, WorkerEnvironment
 from sam3ft_trainer.tensors import GlobalCounts
 
@@ -57,7 +56,7 @@ def _loop(run: Session) -> None:
             agreed = _agree(run, batches)
         if agreed.wants_stop:
             _read(run, previous)
-            _stop(run)
+            stop(run, saves=not agreed.cannot_save)
         if agreed.cool_down:
             _read(run, previous)
             previous = None
@@ -98,6 +97,7 @@ class _Agreed:
     wants_stop: bool
     cool_down: bool
     commit: bool
+    cannot_save: bool
 
 
 def _agree(run: Session, batches: StepBatches) -> _Agreed:
@@ -116,6 +116,7 @@ def _agree(run: Session, batches: StepBatches) -> _Agreed:
             float(run.flag is not None),
             float(decides and run.must_cool_down()),
             float(decides and run.commit_is_due()),
+            float(cannot_save(run)),
         ]
     )
     return _Agreed(
@@ -123,6 +124,7 @@ def _agree(run: Session, batches: StepBatches) -> _Agreed:
         wants_stop=summed[3] > 0,
         cool_down=summed[4] > 0,
         commit=summed[5] > 0,
+        cannot_save=summed[6] > 0,
     )
 
 
@@ -190,14 +192,3 @@ def _cool_down(run: Session) -> None:
     run.update(total_steps=min(run.state.total_steps, run.state.step + run.config.optim.cooldown), horizon_fixed=True)
     run.reporter.event("cool_down", step=run.state.step, total_steps=run.state.total_steps)
     run.commit(wait=True)
-
-
-def _stop(run: Session) -> None:
-    """Save at this step boundary and end, as the launcher asked."""
-    started = time.monotonic()
-    run.commit(wait=True)
-    kind = run.flag.kind if run.flag is not None else FlagKind.REGROUP
-    run.reporter.event("stopped", step=run.state.step, kind=kind.value, save_s=round(time.monotonic() - started, 3))
-    if kind is FlagKind.EVICT:
-        raise Interrupted(f"asked to stop; step {run.state.step} is committed")
-    raise Regroup(f"the group forms again; step {run.state.step} is committed")

@@ -38,6 +38,8 @@ class WorkerEnvironment:
         attempt: from 1.
         flag_file, result_file: None without a launcher.
         micro_batch_max: bound after an out-of-memory end, None without one.
+        cache_dir: folder on this node that outlives the worker, None without one.
+        eviction_grace_s: from a request to stop to the kill, s; None when nobody can say.
     """
 
     work_dir: Path
@@ -48,6 +50,8 @@ class WorkerEnvironment:
     flag_file: Path | None = None
     result_file: Path | None = None
     micro_batch_max: int | None = None
+    cache_dir: Path | None = None
+    eviction_grace_s: float | None = None
 
     @classmethod
     def read(cls, environ: dict[str, str]) -> Self:
@@ -63,6 +67,7 @@ class WorkerEnvironment:
             )
         bound = environ.get(contract.ENV_MICRO_BATCH_MAX)
         flag, result = environ.get(contract.ENV_FLAG_FILE), environ.get(contract.ENV_RESULT_FILE)
+        cache, grace = environ.get(contract.ENV_CACHE_DIR), environ.get(contract.ENV_EVICTION_GRACE_S)
         return cls(
             work_dir=Path(work_dir),
             rank=int(environ.get("RANK", "0")),
@@ -72,6 +77,8 @@ class WorkerEnvironment:
             flag_file=Path(flag) if flag else None,
             result_file=Path(result) if result else None,
             micro_batch_max=int(bound) if bound else None,
+            cache_dir=Path(cache) if cache else None,
+            eviction_grace_s=float(grace) if grace else None,
         )
 
 

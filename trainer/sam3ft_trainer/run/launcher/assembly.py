@@ -80,7 +80,12 @@ def _environment(
 
     def environment(rank: int, micro_batch_max: int | None) -> dict[str, str]:
         return device | worker_environment(
-            config=options.config, folder=folder, rank=rank, attempt=options.attempt, micro_batch_max=micro_batch_max
+            config=options.config,
+            folder=folder,
+            rank=rank,
+            attempt=options.attempt,
+            micro_batch_max=micro_batch_max,
+            eviction_grace_s=options.eviction_grace_s,
         )
 
     return environment

@@ -7,6 +7,7 @@ from pathlib import Path
 from sam3ft_api.worker import (
     ENV_ATTEMPT,
     ENV_CONFIG,
+    ENV_EVICTION_GRACE_S,
     ENV_FLAG_FILE,
     ENV_MICRO_BATCH_MAX,
     ENV_RESULT_FILE,
@@ -20,7 +21,13 @@ _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def worker_environment(
-    *, config: Path, folder: WorkFolder, rank: int, attempt: int, micro_batch_max: int | None
+    *,
+    config: Path,
+    folder: WorkFolder,
+    rank: int,
+    attempt: int,
+    micro_batch_max: int | None,
+    eviction_grace_s: float | None = None,
 ) -> dict[str, str]:
     """Return what the worker of one rank needs to know."""
     environment = {
@@ -33,6 +40,8 @@ def worker_environment(
     }
     if micro_batch_max is not None:
         environment[ENV_MICRO_BATCH_MAX] = str(micro_batch_max)
+    if eviction_grace_s is not None:
+        environment[ENV_EVICTION_GRACE_S] = f"{eviction_grace_s:g}"
     return environment
 
 
