@@ -246,7 +246,7 @@ def test_a_folder_that_does_not_exist_is_denied(configured: Configured) -> None:
         open_dataset(configured(data={"uri": "/nowhere"}), "train")
 
 
-@pytest.mark.parametrize("uri", ["s3://bucket/set", "hf://a/b", "file://host/set"])
+@pytest.mark.parametrize("uri", ["hf://a/b", "file://host/set"])
 def test_an_address_that_is_no_folder_is_a_wrong_setting(uri: str, configured: Configured) -> None:
     with pytest.raises(InvalidConfig, match=r"data\.uri"):
         open_dataset(configured(data={"uri": uri}), "train")

@@ -1,5 +1,7 @@
 """One split of a data set, opened and checked: ids, questions, bytes and ground truth."""
 
+import os
+import time
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal, overload
@@ -8,11 +10,13 @@ import numpy as np
 
 from sam3ft_api.errors import InvalidDataset
 from sam3ft_api.training import TrainingConfig
+from sam3ft_trainer.data.access import DataAccess
 from sam3ft_trainer.data.account import account_of
-from sam3ft_trainer.data.coco import parse_coco
+from sam3ft_trainer.data.annotations import load_index
 from sam3ft_trainer.data.index import Category, CocoIndex, Ints
 from sam3ft_trainer.data.layout import Split, SplitPlace, find_split
 from sam3ft_trainer.data.phrases import PhraseBook, build_phrase_book, empty_parents
+from sam3ft_trainer.data.remote import ObjectSource, Sleep
 from sam3ft_trainer.data.report import DatasetReport, ProblemLog, allowed, refuse_beyond_limit
 from sam3ft_trainer.data.source import ImageSource, KeyLeavesRoot, KeyMissing
 from sam3ft_trainer.data.subsets import few_shot_rows, holdout_rows
@@ -63,13 +67,27 @@ class CocoDataset:
         height, width = self.index.sizes_hw[self.index.row_of_image(image_id)].tolist()
         return height, width
 
-    def read_image(self, image_id: int) -> bytes:
+    @property
+    def is_remote(self) -> bool:
+        """Whether the images come from an object store, so that many should be asked for at a time."""
+        return isinstance(self.source, ObjectSource)
+
+    def key_of(self, image_id: int) -> str:
+        """Return the key of an image in `source`."""
+        return self.keys[self.index.row_of_image(image_id)]
+
+    def read_image(self, image_id: int, *, sleep: Sleep = time.sleep) -> bytes:
         """Return an image file's bytes.
+
+        Args:
+            image_id: of the file.
+            sleep: how to wait while a store does not answer; what it raises ends the call.
 
         Raises:
             StorageUnavailable, StorageDenied, InvalidDataset: as the source says.
         """
-        return self.source.get(self.keys[self.index.row_of_image(image_id)])
+        key = self.key_of(image_id)
+        return self.source.fetch(key, sleep=sleep) if isinstance(self.source, ObjectSource) else self.source.get(key)
 
     def __len__(self) -> int:
         """Return the number of images of the split."""
@@ -77,28 +95,38 @@ class CocoDataset:
 
 
 @overload
-def open_dataset(config: TrainingConfig, split: Literal["train"]) -> CocoDataset: ...
+def open_dataset(
+    config: TrainingConfig, split: Literal["train"], *, access: DataAccess | None = None
+) -> CocoDataset: ...
 @overload
-def open_dataset(config: TrainingConfig, split: Split) -> CocoDataset | None: ...
-def open_dataset(config: TrainingConfig, split: Split) -> CocoDataset | None:
+def open_dataset(config: TrainingConfig, split: Split, *, access: DataAccess | None = None) -> CocoDataset | None: ...
+def open_dataset(config: TrainingConfig, split: Split, *, access: DataAccess | None = None) -> CocoDataset | None:
     """Open one split, check its annotations and that every image file is there; no image is decoded.
 
     `valid` is the hold-out of train where the data set has no such folder (None when train has a single picture);
     then `train` is the rest. `test` is None where the data set has none. Few-shot subsets apply to train alone.
 
+    Args:
+        config: addresses and settings of the data.
+        split: to open.
+        access: shared by the splits of a run, so that each prefix is listed once; None makes one from this process's
+            environment.
+
     Raises:
         InvalidDataset: see docs/bad-input.md.
-        InvalidConfig: no address, an address that is no folder, or settings that name unknown categories.
-        StorageDenied: a folder does not exist or may not be read.
+        InvalidConfig: no address, an address of an unknown kind, or settings that name unknown categories.
+        StorageDenied: a folder or bucket does not exist or may not be read.
+        StorageUnavailable: the store does not answer for the whole budget.
     """
-    place = find_split(config.data, split)
-    is_held_out = split != "test" and find_split(config.data, "valid") is None
+    access = access or DataAccess(config, os.environ)
+    place = find_split(config.data, split, access)
+    is_held_out = split != "test" and find_split(config.data, "valid", access) is None
     if place is None and split == "valid":
-        place = find_split(config.data, "train")
+        place = find_split(config.data, "train", access)
     if place is None:
         return None
     log = ProblemLog()
-    index = parse_coco(place.read_annotations(), log, where=place.address)
+    index = load_index(place.annotations, log, cache=access.cache_folder, figures=access.figures)
     keys = _locate_images(index, place, log)
     _check_annotations(index, config, split, log, where=place.address)
     rows = _choose_rows(index, config, split, log, is_held_out=is_held_out)

@@ -127,6 +127,11 @@ class ProblemLog:
         """Count one finding, or several that one sentence tells."""
         _append(self._found, (severity, kind), example, count)
 
+    def extend(self, problems: Iterable[Problem]) -> None:
+        """Take in what another log has found, in its order."""
+        for problem in problems:
+            self._found[(problem.severity, problem.kind)] = (problem.count, list(problem.examples))
+
     def refuse(self, kind: str, example: str) -> None:
         """Count one finding that no training can accept."""
         _append(self._refused, kind, example, 1)

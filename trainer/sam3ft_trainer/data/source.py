@@ -1,4 +1,4 @@
-"""Where bytes come from: a narrow reading interface, and folders behind it.
+"""Where bytes come from: a narrow reading interface, and folders behind it (stores are in `remote`).
 
 Everything above reads through `ImageSource`, whose keys are relative paths with forward slashes. Keys come out of
 annotation files, so they are untrusted: whatever would leave the root is refused, symbolic links included.
@@ -148,7 +148,8 @@ def local_path(address: str, setting: str) -> Path:
     parts = urlsplit(address)
     if len(parts.scheme) > 1 and parts.scheme != "file":
         raise InvalidConfig(
-            f"{setting} {address!r} has the scheme {parts.scheme!r}; data are read from a folder: give a path or file://"
+            f"{setting} {address!r} has the scheme {parts.scheme!r}; data are read from a folder (a path or file://) "
+            "or from s3://, gs:// or az://"
         )
     if parts.scheme != "file":
         return Path(address).expanduser()
