@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("sam3ft_api", "sam3ft_launch", "sam3ft_trainer")
-STRANGERS = ("tests/", "runs/", ".venv/", "__pycache__/", ".git/")
+STRANGERS = ("sam3ft_faults/", "tests/", "runs/", ".venv/", "__pycache__/", ".git/")
 ENTRY = "sam3ft = sam3ft_launch.cli.app:main"
 
 
