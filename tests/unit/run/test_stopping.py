@@ -111,7 +111,7 @@ def test_with_time_enough_the_step_is_committed_and_the_run_interrupted() -> Non
 def test_without_time_no_save_is_begun_and_the_message_counts_the_lost_steps() -> None:
     run = FakeRun(evict(5))
 
-    with pytest.raises(Unsaved, match=r"a save takes about 10 s and 5 s were left.*the 12 steps since step 40") as end:
+    with pytest.raises(Unsaved, match=r"ended in about 10 s and 5 s were left.*; 12 steps since step 40") as end:
         stop(run, saves=False)
     assert 143 == end.value.code
     assert [] == run.committed
@@ -123,7 +123,7 @@ def test_without_time_no_save_is_begun_and_the_message_counts_the_lost_steps() -
 def test_the_save_under_way_is_finished_and_shortens_what_is_lost() -> None:
     run = FakeRun(evict(5), store=FakeStore(finishes_at=50))
 
-    with pytest.raises(Unsaved, match="the 2 steps since step 50"):
+    with pytest.raises(Unsaved, match="; 2 steps since step 50"):
         stop(run, saves=False)
 
 
@@ -138,7 +138,7 @@ def test_a_save_under_way_of_this_very_step_loses_nothing() -> None:
 def test_a_rank_that_was_not_asked_itself_forms_the_group_again() -> None:
     run = FakeRun(None)
 
-    with pytest.raises(Regroup, match=r"no time to save.*the 12 steps since step 40"):
+    with pytest.raises(Regroup, match=r"no time to save.*; 12 steps since step 40"):
         stop(run, saves=False)
     assert 60.0 == run.store.waited_s
 

@@ -84,10 +84,12 @@ def _finish_running(run: Session, kind: FlagKind) -> None:
 
 def unsaved_message(*, save_s: float | None, left_s: float | None, newest: int, lost: int) -> str:
     """Return the sentence that says why no save was begun and what that costs."""
-    took = "a save would not have ended in time" if save_s is None else f"a save takes about {save_s:.0f} s"
+    would_end = "too late" if save_s is None else f"in about {save_s:.0f} s"
     time_left = "" if left_s is None else f" and {left_s:.0f} s were left"
-    costs = f"the {lost} steps since step {newest} will be done again" if lost else f"step {newest} is committed"
-    return f"asked to stop; {took}{time_left}, so none was begun; {costs}"
+    costs = f"step {newest} is committed"
+    if lost:
+        costs = f"{lost} step{'s' * (lost > 1)} since step {newest} will be done again"
+    return f"asked to stop; a save begun now would have ended {would_end}{time_left}, so none was begun; {costs}"
 
 
 def tell_short_grace(reporter: Reporter, *, grace_s: float | None, save_s: float | None) -> None:
