@@ -14,7 +14,7 @@ VERBS = {
     "train": "train in this process from Hydra overrides, without a launcher",
     "eval": "score an exported model folder or the newest commit on a split",
     "export": "write the model of a commit as a Hugging Face folder",
-    "doctor": "say what this machine has for training",
+    "doctor": "say what this machine has for training, or what a store can do",
     "fetch": "copy published weights into a folder or a bucket",
 }
 

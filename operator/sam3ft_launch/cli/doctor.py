@@ -1,27 +1,43 @@
-"""`sam3ft doctor`: is this machine fit to train?"""
+"""`sam3ft doctor`: is this machine fit to train, and can this store hold checkpoints?"""
 
 import importlib.metadata
 import importlib.util
 import os
 import platform
 import shutil
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.table import Table
 
 from sam3ft_api.exit_codes import ExitCode
+from sam3ft_api.storage import DEFAULT_PROFILE
 from sam3ft_launch.cli.output import OutputFormat, OutputOption, console, emit
-from sam3ft_launch.cli.trainer import ask_trainer
+from sam3ft_launch.cli.trainer import ask_trainer, error_for
 from sam3ft_launch.local.devices import num_gpus
 
 _GIB = 1 << 30
+_PLAIN_COLUMNS = 160
 _LEAST_DISK_BYTES = 5 * _GIB
 _LEAST_MEMORY_BYTES = 4 * _GIB
 
 
-def doctor(*, output: OutputOption = OutputFormat.TEXT) -> int:
-    """Check Python, libraries, accelerators, memory and disk; every problem comes with what to do."""
+def doctor(
+    address: Annotated[
+        str | None, typer.Argument(metavar="[ADDRESS]", help="Folder or bucket (s3://, gs://, az://) to try instead.")
+    ] = None,
+    *,
+    profile: Annotated[str, typer.Option(help="Storage profile by which the bucket is reached.")] = DEFAULT_PROFILE,
+    output: OutputOption = OutputFormat.TEXT,
+) -> int:
+    """Check Python, libraries, accelerators, memory and disk; every problem comes with what to do.
+
+    With an address: try everything that checkpoints need of a store, and how fast it is. Nothing is left there.
+    """
+    if address is not None:
+        return _try_store(address, profile, output)
     facts = _facts()
     problems = find_problems(facts)
     if output is OutputFormat.JSON:
@@ -56,6 +72,44 @@ def find_problems(facts: dict[str, Any]) -> list[str]:
             f"with torch's CUDA version {facts.get('cuda')}"
         )
     return problems
+
+
+def _try_store(address: str, profile: str, output: OutputFormat) -> int:
+    answer = ask_trainer(["doctor", address, "--profile", profile])
+    if "findings" not in answer.document:
+        raise error_for(answer.code, answer.message)
+    if output is OutputFormat.JSON:
+        emit(**answer.document)
+    else:
+        _print_store(answer.document)
+    return answer.code
+
+
+def _print_store(found: dict[str, Any]) -> None:
+    table = Table.grid(padding=(0, 2))
+    tried = [finding for finding in found["findings"] if finding["state"] != "untried"]
+    for finding in tried:
+        weight = "" if finding["needed"] else " (not needed)"
+        table.add_row(finding["name"] + weight, finding["state"], finding["detail"])
+    if untried := len(found["findings"]) - len(tried):
+        table.add_row("the rest", "", f"{untried} properties rest on what has failed, and were not tried")
+    speed = found["speed"]
+    for way in ("read", "write"):
+        if f"{way}_p50_ms" in speed:
+            small = "{p50_ms:,.1f} ms median, {p99_ms:,.1f} ms p99".format(**_of(speed, way))
+            table.add_row(f"{way}, 4 KiB", "", f"{small}, {speed[f'small_{way}s_per_s']:,.0f} objects/s one by one")
+        if f"{way}_mb_s" in speed:
+            table.add_row(f"{way}, 24 MiB", "", f"{speed[f'{way}_mb_s']:,.0f} MB/s")
+    print(f"{found['address']} at {found['endpoint'] or 'this machine'}, profile {found['profile']}\n")
+    screen = console()
+    screen.width = screen.width if sys.stdout.isatty() else _PLAIN_COLUMNS
+    screen.print(table)
+    print()
+    print("checkpoints can be kept there" if found["usable"] else f"NOT usable for checkpoints: {found['message']}")
+
+
+def _of(speed: dict[str, float], way: str) -> dict[str, float]:
+    return {name.removeprefix(f"{way}_"): value for name, value in speed.items() if name.startswith(f"{way}_")}
 
 
 def _facts() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`doctor`: what this machine has for training, as a table or JSON."""
+"""`doctor`: what this machine has for training, or what a store can do, as a table or JSON."""
 
 import argparse
 import importlib.metadata
@@ -12,6 +12,8 @@ from typing import Any
 
 import psutil
 
+from sam3ft_api.storage import DEFAULT_PROFILE
+from sam3ft_trainer.commands.doctor_store import inspect_store
 from sam3ft_trainer.commands.edge import add_output_option
 
 LIBRARIES = (
@@ -29,11 +31,15 @@ GIB = 1 << 30
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this verb."""
+    parser.add_argument("address", nargs="?", help="folder or bucket to try instead of this machine")
+    parser.add_argument("--profile", default=DEFAULT_PROFILE, help="storage profile by which the bucket is reached")
     add_output_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the facts; returns 1 when a needed library is missing."""
+    """Print the facts; returns 1 when a needed library is missing, 13 when a store cannot hold checkpoints."""
+    if arguments.address is not None:
+        return inspect_store(arguments.address, profile=arguments.profile, output=arguments.output)
     facts = inspect()
     if arguments.output == "json":
         sys.stdout.write(json.dumps(facts, indent=2) + "\n")

@@ -28,14 +28,14 @@ class Access:
         profile: what it says.
         file: where profiles stand or would stand, for messages.
         sources: places of credentials, the first that knows the cloud counts.
-        environ: variables with the machine's identity.
+        headers: sent with every request, for trials.
     """
 
     name: str = DEFAULT_PROFILE
     profile: StorageProfile = field(default_factory=StorageProfile)
     file: Path = Path("~/.config/sam3ft/storage.yaml")
     sources: tuple[Source, ...] = ()
-    environ: Mapping[str, str] = field(default_factory=dict, repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     def credentials(self, cloud: str) -> tuple[dict[str, str], str]:
         """Return what the first place that knows a cloud holds for it now, and where that is.
@@ -97,7 +97,7 @@ def _access(name: str, environ: Mapping[str, str], sources: tuple[Source, ...]) 
             f"storage profile {name!r} is not in {file}; there are {', '.join(sorted(profiles))}. "
             "Name one of them, or ask the administrator to add it"
         )
-    return Access(name, profiles[name], file, sources, environ)
+    return Access(name, profiles[name], file, sources)
 
 
 def _profiles(environ: Mapping[str, str]) -> tuple[Path, dict[str, StorageProfile]]:

@@ -85,6 +85,8 @@ def client_options(access: Access) -> "ClientConfig":
         "connect_timeout": timedelta(seconds=profile.connect_timeout_seconds),
         "timeout": timedelta(seconds=profile.request_timeout_seconds),
     }
+    if access.headers:
+        options["default_headers"] = dict(access.headers)
     if profile.ca_file is not None:
         options["root_certificate"] = _authority(access, Path(profile.ca_file).expanduser())
     return options

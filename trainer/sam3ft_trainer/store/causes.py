@@ -122,6 +122,7 @@ _TRANSPORT = (
         "nothing answers at the endpoint's port; check that the service runs",
     ),
     (r"NetworkUnreachable|HostUnreachable|No route to host", Kind.SILENT, "there is no way to the endpoint's network"),
+    (r"Wanted range starting at", Kind.BEYOND, "the range begins behind the object's end"),
     (r"kind: Timeout|TimedOut|timed out", Kind.SILENT, "no answer in time"),
     (
         r"IncompleteMessage|IncompleteBody|UnexpectedEof|ConnectionReset|Interrupted",
@@ -129,8 +130,8 @@ _TRANSPORT = (
         "the answer broke off",
     ),
 )
-_STATUS = re.compile(r"status code: ([0-9]{3})")
-_CODE = re.compile(r"<Code>([A-Za-z0-9.]{1,64})</Code>|\"code\":\s*\"([A-Za-z0-9.]{1,64})\"")
+_STATUS = re.compile(r"status code: ([0-9]{3})|\(code: ([0-9]{3})\)")
+_CODE = re.compile(r"<Code>([A-Za-z][A-Za-z0-9.]{1,63})</Code>|\"code\":\s*\"([A-Za-z][A-Za-z0-9.]{1,63})\"")
 _ASKED = re.compile(r"Error performing [A-Z]+ (https?://[^\s/?]+)")
 
 
@@ -159,6 +160,8 @@ def _cause_in_bucket(error: Exception, endpoint: str) -> Cause:
             "no answer from the identity service",
         )
     status, code = _status_and_code(text)
+    if status == 404 and "container does not exist" in text:
+        code = "ContainerNotFound"
     if status is None and code is None:
         return _cause_of_transport(error, text)
     reason = " ".join([*([] if status is None else [f"status {status}"]), *([] if code is None else [code])])
@@ -226,7 +229,7 @@ def _error_number(error: Exception) -> int | None:
 
 def _status_and_code(text: str) -> tuple[int | None, str | None]:
     status, code = _STATUS.search(text), _CODE.search(text)
-    return int(status[1]) if status else None, (code[1] or code[2]) if code else None
+    return int(status[1] or status[2]) if status else None, (code[1] or code[2]) if code else None
 
 
 def _same_service(asked: str, endpoint: str) -> bool:

@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
@@ -86,6 +86,9 @@ class _Beyond(Exception):
 
 class _Conflict(Exception):
     """Another creation of the key was under way; nothing was written."""
+
+
+_BY_KEY = {Kind.EXISTS: AlreadyExists, Kind.CONFLICT: _Conflict, Kind.BEYOND: _Beyond}
 
 
 def _renewing(method: "Callable[Concatenate[Store, P], T]") -> "Callable[Concatenate[Store, P], T]":
@@ -180,8 +183,12 @@ class Store:
     @_renewing
     def head(self, key: str) -> ObjectInfo:
         """Return size and time of an object."""
-        with self._translated(key):
-            return _info(key, obstore.head(self._backend, key))
+        try:
+            with self._translated(key):
+                return _info(key, obstore.head(self._backend, key))
+        except NotFound:
+            self.get_range(key, 0, 1)  # an answer without a body does not say whether the bucket is what is missing
+            raise
 
     @_renewing
     def put(self, key: str, data: bytes | memoryview | Path) -> None:
@@ -250,11 +257,8 @@ class Store:
     def delete(self, keys: Sequence[str]) -> None:
         """Delete objects; those that are gone already are no error."""
         for key in keys:
-            with self._translated(key):
-                try:
-                    obstore.delete(self._backend, key)
-                except FileNotFoundError:
-                    continue
+            with suppress(NotFound), self._translated(key):
+                obstore.delete(self._backend, key)
 
     def delete_prefix(self, prefix: str) -> None:
         """Delete everything below `prefix`; in a folder also what killed writers left half-written."""
@@ -301,12 +305,8 @@ class Store:
         reason = cause.reason
         for secret in self._backends.secrets:
             reason = reason.replace(secret, "***")
-        if cause.kind is Kind.EXISTS:
-            return AlreadyExists(key)
-        if cause.kind is Kind.CONFLICT:
-            return _Conflict(key)
-        if cause.kind is Kind.BEYOND:
-            return _Beyond(key)
+        if cause.kind in _BY_KEY:
+            return _BY_KEY[cause.kind](key)
         if cause.kind is Kind.FULL:
             free = self.free_bytes()
             room = "" if free is None else f", {free:,} bytes are free"
@@ -386,7 +386,7 @@ def _second_creation_fails(store: Store, key: str) -> bool:
 
 
 def _info(key: str, meta: "ObjectMeta") -> ObjectInfo:
-    return ObjectInfo(key, meta["size"], meta["last_modified"].timestamp(), meta["e_tag"] or "")
+    return ObjectInfo(key, meta["size"], meta["last_modified"].timestamp(), (meta["e_tag"] or "").strip('"'))
 
 
 def _refuse_after_fork() -> None:
