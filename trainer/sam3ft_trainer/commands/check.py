@@ -11,7 +11,9 @@ from sam3ft_api.errors import InvalidConfig, StorageDenied
 from sam3ft_api.files import write_atomically
 from sam3ft_api.training import TrainingConfig
 from sam3ft_trainer.commands.edge import add_output_option
+from sam3ft_trainer.data.access import DataAccess
 from sam3ft_trainer.data.check import check_dataset
+from sam3ft_trainer.data.figures import merged, sentence
 from sam3ft_trainer.data.layout import Split
 from sam3ft_trainer.data.report import DatasetReport
 from sam3ft_trainer.run.preflight import Preflight, examine
@@ -38,20 +40,22 @@ def run(arguments: argparse.Namespace) -> int:
             "would never get one; start fewer processes or raise training.globalBatchSize"
         )
     quiet = arguments.output == "json"
+    access = DataAccess(config, os.environ)
     reports = check_dataset(
         config,
+        access=access,
         decode=not arguments.no_decode,
         threads=len(os.sched_getaffinity(0)),
         progress=_silent if quiet else _Ticker(),
     )
-    preflight = examine(config, processes=arguments.nproc)
+    preflight = examine(config, processes=arguments.nproc, access=access)
     if arguments.save is not None:
         _save(arguments.save, reports)
     if quiet:
         document = {"datasets": {split: report.to_json() for split, report in reports.items()}}
         sys.stdout.write(json.dumps(document | {"preflight": preflight.to_json()}) + "\n")
     else:
-        sys.stdout.write("\n".join(_lines(config, reports, preflight)) + "\n")
+        sys.stdout.write("\n".join([*_lines(config, reports, preflight), *_reading_lines(access)]) + "\n")
     return 0
 
 
@@ -96,6 +100,17 @@ def _lines(config: TrainingConfig, reports: dict[Split, DatasetReport], prefligh
     lines += preflight.lines()
     lines.append(f"ready to train {config.task} with {config.model.uri} at {config.scratch.resolution} px")
     return lines
+
+
+def _reading_lines(access: DataAccess) -> list[str]:
+    """What reading from a store has cost, and where the images are kept now; nothing for folders."""
+    cache = access.describe_cache()
+    if not cache:
+        return []
+    lines = [sentence(merged([access.figures.take()]))]
+    if cache["folder"] is None:
+        return [*lines, f"no cache: {cache['reason']}"]
+    return [*lines, f"cache: {cache['used_bytes']:,} of {cache['limit_bytes']:,} bytes in {cache['folder']}"]
 
 
 def _problem_lines(report: DatasetReport) -> list[str]:

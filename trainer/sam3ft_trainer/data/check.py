@@ -1,12 +1,15 @@
 """The check before training: every split, every annotation, and every image decoded once."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
 
 from sam3ft_api.training import TrainingConfig
+from sam3ft_trainer.data.access import DataAccess
 from sam3ft_trainer.data.account import with_problems
 from sam3ft_trainer.data.dataset import CocoDataset, open_dataset
 from sam3ft_trainer.data.decode import BadImage, decode_image
+from sam3ft_trainer.data.fetch import FetchAhead, Reading
 from sam3ft_trainer.data.layout import Split
 from sam3ft_trainer.data.prefetch import OrderedPrefetch
 from sam3ft_trainer.data.report import DatasetReport, ProblemLog, allowed, refuse_beyond_limit
@@ -32,6 +35,7 @@ def check_dataset(
     decode: bool = True,
     threads: int = 1,
     progress: Progress = lambda _split, _done, _all: None,
+    access: DataAccess | None = None,
 ) -> dict[Split, DatasetReport]:
     """Return the report of every split there is; `valid` is the hold-out where the data set has none.
 
@@ -40,14 +44,16 @@ def check_dataset(
         decode: read and decode every image; without it only the presence of the files is checked.
         threads: that decode.
         progress: called after every image with the split, the number done and the number of all.
+        access: as for `open_dataset`; images from a store go into the node's cache while they are read.
 
     Raises:
         InvalidDataset: see docs/bad-input.md; also when more images are damaged than `data.max_bad` allows.
         InvalidConfig, StorageDenied, StorageUnavailable: as `open_dataset` and the source.
     """
+    access = access or DataAccess(config, os.environ)
     reports: dict[Split, DatasetReport] = {}
     for split in SPLITS:
-        dataset = open_dataset(config, split)
+        dataset = open_dataset(config, split, access=access)
         if dataset is None:
             continue
         reports[split] = _decoded(dataset, config, threads=threads, progress=progress) if decode else dataset.report
@@ -71,19 +77,26 @@ def _decoded(dataset: CocoDataset, config: TrainingConfig, *, threads: int, prog
 
 
 def _outcomes(dataset: CocoDataset, threads: int) -> Iterator[tuple[int, tuple[str, ...] | BadImage]]:
+    fetch = FetchAhead(dataset, iter(dataset.image_ids), has_room=lambda fetched: fetched < IN_FLIGHT_BYTES)
     prefetch = OrderedPrefetch(
-        lambda image_id: (image_id, _try_decode(dataset, image_id)),
-        ((image_id, 3 * dataset.size_hw(image_id)[0] * dataset.size_hw(image_id)[1]) for image_id in dataset.image_ids),
+        lambda task: (task[0], _try_decode(dataset, *task)),
+        (((image_id, fetch.next()), _decoded_bytes(dataset, image_id)) for image_id in dataset.image_ids),
         threads=threads,
-        has_room=lambda started: started < IN_FLIGHT_BYTES,
+        has_room=lambda started: started + fetch.num_bytes < IN_FLIGHT_BYTES,
     )
-    with closing(prefetch):
+    with closing(prefetch), closing(fetch):
         for _ in range(len(dataset)):
             yield prefetch.next()
 
 
-def _try_decode(dataset: CocoDataset, image_id: int) -> tuple[str, ...] | BadImage:
+def _decoded_bytes(dataset: CocoDataset, image_id: int) -> int:
+    height, width = dataset.size_hw(image_id)
+    return 3 * height * width
+
+
+def _try_decode(dataset: CocoDataset, image_id: int, reading: Reading) -> tuple[str, ...] | BadImage:
+    content = reading()
     try:
-        return decode_image(dataset.read_image(image_id), size_hw=dataset.size_hw(image_id)).notes
+        return decode_image(content, size_hw=dataset.size_hw(image_id)).notes
     except BadImage as error:
         return error

@@ -76,6 +76,14 @@ class CocoDataset:
         """Return the key of an image in `source`."""
         return self.keys[self.index.row_of_image(image_id)]
 
+    def etag_of(self, image_id: int) -> str | None:
+        """Return the store's mark of an image's content; None for a file of a folder."""
+        return self.source.etag(self.key_of(image_id)) if isinstance(self.source, ObjectSource) else None
+
+    def num_bytes(self, image_id: int) -> int:
+        """Return the size of an image's file; raises as the source does."""
+        return self.source.check(self.key_of(image_id))
+
     def read_image(self, image_id: int, *, sleep: Sleep = time.sleep) -> bytes:
         """Return an image file's bytes.
 

@@ -29,7 +29,10 @@ class BadImage(ValueError):
 
     Attributes:
         kind: not_an_image, truncated_image, decompression_bomb or image_size_mismatch.
+        sha256: hex digest of the file's bytes, where whoever read it has added it.
     """
+
+    sha256: str = ""
 
     def __init__(self, kind: str, reason: str) -> None:
         """Keep the kind beside the sentence."""

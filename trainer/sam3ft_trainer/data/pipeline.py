@@ -21,6 +21,7 @@ from sam3ft_api.errors import InvalidDataset
 from sam3ft_api.training import TrainingConfig
 from sam3ft_trainer.data.collate import collate
 from sam3ft_trainer.data.dataset import CocoDataset
+from sam3ft_trainer.data.fetch import FetchAhead, Reading
 from sam3ft_trainer.data.memory import BatchMemory
 from sam3ft_trainer.data.order import Window, step_of_cursor, windows
 from sam3ft_trainer.data.prefetch import OrderedPrefetch
@@ -29,7 +30,7 @@ from sam3ft_trainer.data.sample import Sample, evaluation_sample, train_sample
 from sam3ft_trainer.tensors import Batch
 
 MAX_WAITING_STEPS = 4
-_Task = tuple[int, int, Tensor]
+_Task = tuple[int, int, Tensor, Reading]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class StepBatches:
         image_ids: of the whole global batch, in order, the same on every rank.
         micro_batches: this rank's; the same number on every rank, dummies without images at the end of a share.
         quarantined: images of this rank's share that could not be read, with the reason.
+        quarantined_sha256: hex digests of their files, in the same order.
         dropped_small: objects of this rank's share below the size filter.
         dropped_crowded: objects of this rank's share in pairs above the count filter.
         num_bytes: of pixels and masks.
@@ -56,6 +58,7 @@ class StepBatches:
     image_ids: tuple[int, ...]
     micro_batches: tuple[Batch, ...]
     quarantined: tuple[tuple[int, str], ...]
+    quarantined_sha256: tuple[str, ...]
     dropped_small: int
     dropped_crowded: int
     num_bytes: int
@@ -72,9 +75,9 @@ class TrainLoader:
     """Yields the steps of one rank from a cursor on, prepared ahead by threads.
 
     What it yields depends on data, configuration, cursor, rank, world size and micro-batch only, never on timing.
-    Steps that wait and images that are being read stay within `runtime.prefetch_bytes` together, and at most
-    MAX_WAITING_STEPS wait; beyond it only the step that is being put together goes on. Use it as a context manager, or
-    call `close`.
+    Steps that wait, images that are being decoded and files that are being fetched stay within `runtime.prefetch_bytes`
+    together, and at most MAX_WAITING_STEPS wait; beyond it only the step that is being put together goes on. Use it as
+    a context manager, or call `close`.
     """
 
     def __init__(
@@ -119,15 +122,20 @@ class TrainLoader:
             global_batch=config.scratch.train_batch_size,
             cursor=cursor,
         )
-        # Both copies are used by the assembler thread alone; the second one runs ahead.
-        self._windows, ahead = tee(islice(upcoming, steps))
+        # All copies are used by the assembler thread alone; the second one runs ahead, the third one further ahead.
+        self._windows, ahead, further = tee(islice(upcoming, steps), 3)
         self._buffers: deque[Tensor] = deque()
         self._memory = BatchMemory()
+        self._fetch = FetchAhead(
+            dataset,
+            (image_id for window in further for piece in self._pieces(window) for image_id in piece),
+            has_room=lambda fetched: fetched + self._prefetch.num_bytes + self._waiting_bytes < self._limit,
+        )
         self._prefetch = OrderedPrefetch(
             self._load,
             self._tasks(ahead),
             threads=threads,
-            has_room=lambda started: started + self._waiting_bytes < self._limit,
+            has_room=lambda started: started + self._fetch.num_bytes + self._waiting_bytes < self._limit,
         )
         self._assembler = threading.Thread(target=self._assemble, name="sam3ft-loader", daemon=True)
 
@@ -160,10 +168,11 @@ class TrainLoader:
         raise item
 
     def close(self) -> None:
-        """Stop and join all threads; safe to call twice."""
+        """Stop, and join all threads but those whose request a store has not answered; safe to call twice."""
         with self._room:
             self._is_closed = True
             self._room.notify()
+        self._fetch.close()
         self._prefetch.close()
         if self._assembler.ident is not None:
             self._assembler.join()
@@ -189,11 +198,12 @@ class TrainLoader:
                 buffer = self._memory.take(len(piece), size, size, 3).permute(0, 3, 1, 2)
                 self._buffers.append(buffer)
                 for image_id, place in zip(piece, buffer, strict=True):
-                    yield (window.epoch, image_id, place), expected_bytes(self._dataset, image_id, self._config)
+                    task = (window.epoch, image_id, place, self._fetch.next())
+                    yield task, expected_bytes(self._dataset, image_id, self._config)
 
     def _load(self, task: _Task) -> Sample:
-        epoch, image_id, place = task
-        return train_sample(self._dataset, image_id, epoch=epoch, config=self._config, out_3SS=place)
+        epoch, image_id, place, reading = task
+        return train_sample(self._dataset, image_id, epoch=epoch, config=self._config, out_3SS=place, content=reading)
 
     def _assemble(self) -> None:
         try:
@@ -237,6 +247,7 @@ class TrainLoader:
                 for piece in samples
             ),
             quarantined=tuple((sample.image_id, str(sample.bad)) for sample in flat if sample.bad is not None),
+            quarantined_sha256=tuple(sample.bad.sha256 for sample in flat if sample.bad is not None),
             dropped_small=sum(sample.dropped_small for sample in flat),
             dropped_crowded=sum(sample.dropped_crowded for sample in flat),
             num_bytes=sum(sample.num_bytes for sample in flat),
@@ -293,11 +304,12 @@ class EvalLoader:
             InvalidDataset: more images cannot be read than `data.max_bad` allows.
         """
         size, limit = self._config.scratch.resolution, self._config.runtime.prefetch_bytes
+        fetch = FetchAhead(self._dataset, iter(self.image_ids), has_room=lambda fetched: fetched < limit)
         prefetch = OrderedPrefetch(
-            lambda image_id: evaluation_sample(self._dataset, image_id, config=self._config),
-            ((image_id, 3 * size * size) for image_id in self.image_ids),
+            lambda task: evaluation_sample(self._dataset, task[0], config=self._config, content=task[1]),
+            (((image_id, fetch.next()), 3 * size * size) for image_id in self.image_ids),
             threads=self._threads,
-            has_room=lambda started: started < limit,
+            has_room=lambda started: started + fetch.num_bytes < limit,
         )
         try:
             for start in range(0, len(self.image_ids), self._config.evaluation.batch_size):
@@ -306,6 +318,7 @@ class EvalLoader:
                 self._count_bad(samples)
                 yield collate(samples, size=size, masks=False)
         finally:
+            fetch.close()
             prefetch.close()
 
     def _count_bad(self, samples: list[Sample]) -> None:

@@ -26,6 +26,7 @@ class OrderedPrefetch(Generic[Task, Result]):
         *,
         threads: int,
         has_room: Callable[[int], bool],
+        name: str = "sam3ft-decode",
     ) -> None:
         """Prepare; no thread is started before the first result is asked for.
 
@@ -34,14 +35,20 @@ class OrderedPrefetch(Generic[Task, Result]):
             tasks: with the bytes that the result of each is expected to hold.
             threads: size of the pool.
             has_room: told the bytes of started and unreturned tasks, returns whether another may start.
+            name: of the threads.
         """
         self._work = work
         self._tasks = tasks
         self._has_room = has_room
         self._most = START_AHEAD + START_AHEAD_PER_THREAD * threads
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="sam3ft-decode")
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._started: deque[tuple[Future[Result], int]] = deque()
         self._bytes = 0
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of started and unreturned tasks."""
+        return self._bytes
 
     def next(self) -> Result:
         """Return the result of the next task, after starting as many others as there is room for.
@@ -50,16 +57,20 @@ class OrderedPrefetch(Generic[Task, Result]):
             StopIteration: all tasks are done.
             Exception: whatever `work` raised for this task.
         """
+        return self.next_future().result()
+
+    def next_future(self) -> Future[Result]:
+        """Return what will be the result of the next task, without waiting for it; else as `next`."""
         self._top_up()
         if not self._started:
             raise StopIteration
         future, size = self._started.popleft()
         self._bytes -= size
-        return future.result()
+        return future
 
-    def close(self) -> None:
-        """Cancel what has not begun and wait for the threads; safe to call twice."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+    def close(self, *, wait: bool = True) -> None:
+        """Cancel what has not begun and, with `wait`, wait for the threads; safe to call twice."""
+        self._pool.shutdown(wait=wait, cancel_futures=True)
 
     def _top_up(self) -> None:
         while not self._started or (len(self._started) < self._most and self._has_room(self._bytes)):

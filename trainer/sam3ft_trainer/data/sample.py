@@ -1,6 +1,8 @@
 """One image with its pairs, transformed: what a loader thread makes."""
 
+import hashlib
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -80,7 +82,13 @@ class Sample:
 
 
 def train_sample(
-    dataset: CocoDataset, image_id: int, *, epoch: int, config: TrainingConfig, out_3SS: Tensor | None = None
+    dataset: CocoDataset,
+    image_id: int,
+    *,
+    epoch: int,
+    config: TrainingConfig,
+    out_3SS: Tensor | None = None,
+    content: Callable[[], bytes] | None = None,
 ) -> Sample:
     """Return one image as it is trained on in one epoch; a function of its arguments alone.
 
@@ -92,11 +100,12 @@ def train_sample(
         epoch: counted from 0.
         config: seed, resolution, task, augmentation, bounds.
         out_3SS: packed memory for the pixels, for instance a place in a batch; allocated when None.
+        content: returns the image file's bytes; read from the data set when None.
     """
     row = dataset.index.row_of_image(image_id)
     height, width = dataset.size_hw(image_id)
     size = config.scratch.resolution
-    image = _decode(dataset, image_id)
+    image = _decode(dataset, image_id, content)
     if isinstance(image, BadImage):
         return quarantined(image_id, size=size, bad=image, out_3SS=out_3SS)
     draws = Draws(config.scratch.seed_value, epoch, image_id)
@@ -118,7 +127,12 @@ def train_sample(
 
 
 def evaluation_sample(
-    dataset: CocoDataset, image_id: int, *, config: TrainingConfig, out_3SS: Tensor | None = None
+    dataset: CocoDataset,
+    image_id: int,
+    *,
+    config: TrainingConfig,
+    out_3SS: Tensor | None = None,
+    content: Callable[[], bytes] | None = None,
 ) -> Sample:
     """Return one image as it is scored: resized, all categories asked, no object dropped, no mask decoded.
 
@@ -127,7 +141,7 @@ def evaluation_sample(
     size = config.scratch.resolution
     row = dataset.index.row_of_image(image_id)
     height, width = dataset.size_hw(image_id)
-    image = _decode(dataset, image_id)
+    image = _decode(dataset, image_id, content)
     if isinstance(image, BadImage):
         return quarantined(image_id, size=size, bad=image, out_3SS=out_3SS)
     plan = plain_plan(size, height=height, width=width)
@@ -160,12 +174,12 @@ def quarantined(image_id: int, *, size: int, bad: BadImage, out_3SS: Tensor | No
     return Sample(image_id, pixels, (), bad=bad)
 
 
-def _decode(dataset: CocoDataset, image_id: int) -> DecodedImage | BadImage:
+def _decode(dataset: CocoDataset, image_id: int, content: Callable[[], bytes] | None = None) -> DecodedImage | BadImage:
+    read = dataset.read_image(image_id) if content is None else content()
     try:
-        return decode_image(
-            dataset.read_image(image_id), size_hw=dataset.size_hw(image_id), scratch=_scratch_of_thread()
-        )
+        return decode_image(read, size_hw=dataset.size_hw(image_id), scratch=_scratch_of_thread())
     except BadImage as error:
+        error.sha256 = hashlib.sha256(read).hexdigest()
         return error
 
 

@@ -1,11 +1,13 @@
 """What stands before a run is claimed: ranks, data, weights, optimizer, and how it all fits into memory."""
 
+import os
 from dataclasses import dataclass
 
 import torch
 
 from sam3ft_api.errors import InvalidDataset
 from sam3ft_api.training import TrainingConfig
+from sam3ft_trainer.data.access import DataAccess
 from sam3ft_trainer.data.dataset import CocoDataset, open_dataset
 from sam3ft_trainer.model.freeze import freeze_parts
 from sam3ft_trainer.model.load import LoadedModel, load_model, read_model_config
@@ -20,7 +22,10 @@ from sam3ft_trainer.run.optim import build_optimizer
 
 @dataclass(frozen=True, slots=True)
 class Foundation:
-    """Attributes as in `Session`; `memory` says what is recomputed in backward and how many images fit."""
+    """Attributes as in `Session`; `memory` says what is recomputed in backward and how many images fit.
+
+    `access` is how the data are reached, and holds the figures of reading them.
+    """
 
     group: Group
     device: torch.device
@@ -31,6 +36,7 @@ class Foundation:
     optimizer: torch.optim.AdamW
     ema: Ema | None
     memory: MemoryLayout
+    access: DataAccess
 
 
 def lay_foundation(config: TrainingConfig, *, device: torch.device, group: Group, reporter: Reporter) -> Foundation:
@@ -39,7 +45,10 @@ def lay_foundation(config: TrainingConfig, *, device: torch.device, group: Group
     Raises:
         InvalidDataset, ModelUnusable, InvalidConfig, StorageDenied, DeviceOutOfMemory: as the parts say.
     """
-    datasets = open_splits(config)
+    access = DataAccess(config, os.environ)
+    datasets = open_splits(config, access)
+    if cache := access.describe_cache():
+        reporter.event("data_from_store", address=datasets["train"].source.address, cache=cache)
     # Before the weights: random presets and the first sums must not depend on the machine's number of cores.
     machine.settle(device, config.runtime, precision=config.scratch.precision, committed_threads=None)
     reporter.progress(state="loading", message="planning memory and loading the model", force=True)
@@ -76,17 +85,23 @@ def lay_foundation(config: TrainingConfig, *, device: torch.device, group: Group
         # It knows the optimizer, so that with CUDA only the next update waits for its copy, not the next forward.
         ema=None if decay is None else Ema(loaded.sam3, decay, optimizer=optimizer),
         memory=memory,
+        access=access,
     )
 
 
-def open_splits(config: TrainingConfig) -> dict[str, CocoDataset]:
+def open_splits(config: TrainingConfig, access: DataAccess | None = None) -> dict[str, CocoDataset]:
     """Open train, valid (or its hold-out) and, where there is one, test.
+
+    Args:
+        config: the run's settings.
+        access: as for `open_dataset`.
 
     Raises:
         InvalidDataset: also when the set is too small to hold anything out for selection.
     """
-    datasets = {"train": open_dataset(config, "train")}
-    valid, test = open_dataset(config, "valid"), open_dataset(config, "test")
+    access = access or DataAccess(config, os.environ)
+    datasets = {"train": open_dataset(config, "train", access=access)}
+    valid, test = open_dataset(config, "valid", access=access), open_dataset(config, "test", access=access)
     if valid is None:
         raise InvalidDataset(
             f"there is no valid split, and {len(datasets['train'])} training image cannot be divided; "

@@ -7,6 +7,7 @@ from typing import Any
 
 from sam3ft_api.errors import StorageDenied
 from sam3ft_api.training import CheckpointConfig, TrainingConfig
+from sam3ft_trainer.data.access import DataAccess
 from sam3ft_trainer.data.dataset import open_dataset
 from sam3ft_trainer.model.load import inspect_model
 from sam3ft_trainer.run.machine import select_device
@@ -64,12 +65,13 @@ class Preflight:
         return lines
 
 
-def examine(config: TrainingConfig, *, processes: int) -> Preflight:
+def examine(config: TrainingConfig, *, processes: int, access: DataAccess | None = None) -> Preflight:
     """Look at model, memory and disk; nothing is written, no weight is loaded.
 
     Args:
         config: the run's settings.
         processes: that will share this machine and the work.
+        access: as for `open_dataset`.
 
     Raises:
         ModelUnusable: keys are missing, or the folder is of another kind.
@@ -78,7 +80,7 @@ def examine(config: TrainingConfig, *, processes: int) -> Preflight:
     """
     description, architecture = inspect_model(config.model.uri, config.model, resolution=config.scratch.resolution)
     device = select_device(config.runtime.device, local_rank=0)
-    train = open_dataset(config, "train")
+    train = open_dataset(config, "train", access=access)
     layout = lay_out_memory(config, architecture, train, device=device, world_size=processes, processes_here=processes)
     needed, free = _disk(config, layout)
     return Preflight(

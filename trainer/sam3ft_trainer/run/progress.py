@@ -5,6 +5,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from sam3ft_trainer.data.figures import merged, sentence
+from sam3ft_trainer.run.bad_images import bad_document, keep_bad_image
 from sam3ft_trainer.run.step import StepNumbers, StepResult
 
 if TYPE_CHECKING:
@@ -80,7 +82,7 @@ def report_step(run: "Session", result: StepResult, numbers: StepNumbers) -> Non
     )
     changes: dict[str, Any] = {
         "state": "training",
-        "message": "",
+        "message": run.tally.reading,
         "step": done,
         "total_steps": total_steps,
         "epoch": done / run.steps_per_epoch,
@@ -94,10 +96,13 @@ def report_step(run: "Session", result: StepResult, numbers: StepNumbers) -> Non
     if done % every and done != state.total_steps:
         run.reporter.progress(**changes)
         return
-    gathered = run.group.gather({"terms": numbers.terms, "tally": run.tally.take()}) or []
+    mine = {"terms": numbers.terms, "tally": run.tally.take(), "reading": run.foundation.access.figures.take()}
+    gathered = run.group.gather(mine) or []
     terms = _sum_terms([share["terms"] for share in gathered])
     tallies = [share["tally"] for share in gathered]
     _tell_quarantined(run, tallies)
+    reading = merged(share["reading"] for share in gathered)
+    changes["message"] = run.tally.reading = sentence(reading)
     images_per_s = run.pace.interval()
     run.reporter.progress(**changes, images_per_s=images_per_s)
     run.reporter.event(
@@ -113,6 +118,7 @@ def report_step(run: "Session", result: StepResult, numbers: StepNumbers) -> Non
         dropped_small=sum(tally["dropped_small"] for tally in tallies),
         dropped_crowded=sum(tally["dropped_crowded"] for tally in tallies),
         spans={name: round(seconds, 4) for name, seconds in run.spans.take().items()},
+        **({"reading": reading | {"cache": run.foundation.access.describe_cache()}} if reading else {}),
     )
     run.reporter.scalars(
         done,
@@ -122,11 +128,13 @@ def report_step(run: "Session", result: StepResult, numbers: StepNumbers) -> Non
 
 
 def _tell_quarantined(run: "Session", tallies: list[dict[str, Any]]) -> None:
-    """One event for each image that could not be read, and their number in the progress; rank 0."""
+    """One event and one document for each image that could not be read, their number in the progress; rank 0."""
     for tally in tallies:
-        for image_id, reason in tally["quarantined"]:
+        for image_id, reason, sha256 in tally["quarantined"]:
             run.bad_images[image_id] = reason
             run.reporter.event("image_quarantined", image_id=image_id, reason=reason)
+            document = bad_document(run.foundation.datasets["train"], image_id, error=reason, sha256=sha256)
+            keep_bad_image(run.store, run.reporter, document)
     if run.bad_images:
         run.reporter.progress(bad_images=len(run.bad_images))
 

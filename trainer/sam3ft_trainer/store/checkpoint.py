@@ -11,23 +11,21 @@ run.finalize(meta)
 run.close()
 """
 
-import time
 from collections.abc import Mapping
-from pathlib import Path
+from contextlib import suppress
 
 from torch import Tensor
 
 from sam3ft_api.errors import PeerLost
 from sam3ft_api.training import CheckpointConfig, IdentityConfig
 from sam3ft_trainer.store.exchange import Exchange
-from sam3ft_trainer.store.exports import upload_folder
-from sam3ft_trainer.store.keeper import EXPORTS, Keeper
+from sam3ft_trainer.store.keeper import Keeper
 from sam3ft_trainer.store.layout import FilePlan, TensorSpec, plan_files, specs_of
 from sam3ft_trainer.store.log import CHECKPOINTS, CommitLog
 from sam3ft_trainer.store.nodecopy import NodeCopy
-from sam3ft_trainer.store.objects import Store
+from sam3ft_trainer.store.objects import AlreadyExists, Store
 from sam3ft_trainer.store.opening import Claimed, StoreOptions, claim_request, open_claimed
-from sam3ft_trainer.store.records import CommitEntry, CommitMeta, FinalEntry, RunFacts
+from sam3ft_trainer.store.records import CommitEntry, CommitMeta, ExportRecord, FinalEntry, RunFacts
 from sam3ft_trainer.store.restore import Damaged, Reader, load_commit
 from sam3ft_trainer.store.resuming import Restored, Resumer
 from sam3ft_trainer.store.saver import Saver
@@ -213,19 +211,33 @@ class RunStore:
         newest = [entry for entry in self._log.read().entries if isinstance(entry, CommitEntry | FinalEntry)][-1:]
         return newest[0] if newest and isinstance(newest[0], FinalEntry) and newest[0].what == "run" else None
 
-    def record_export(self, folder: Path, meta: CommitMeta) -> FinalEntry:
-        """Copy an exported model below the run's address and record it in the log; rank 0.
+    def exported(self) -> FinalEntry | None:
+        """Return the entry of the export, None without one or when commits came after it; read from the log now."""
+        newest = [entry for entry in self._log.read().entries if isinstance(entry, CommitEntry | FinalEntry)][-1:]
+        return newest[0] if newest and isinstance(newest[0], FinalEntry) and newest[0].export is not None else None
+
+    def record_export(self, export: ExportRecord, meta: CommitMeta) -> FinalEntry:
+        """Record in the log that a model was handed over, after every byte of it was; rank 0, after the last save.
 
         Args:
-            folder: all files below it are copied, hashed and recorded.
+            export: where it is and what it holds.
             meta: step and metrics of the exported weights.
 
         Raises:
-            Fenced: another incarnation has claimed the run; the copy is invisible.
+            Fenced: another incarnation has claimed the run; the export stands, and is not recorded.
         """
-        prefix = f"{EXPORTS}/g{self.generation:04d}-s{meta.step:08d}-{self._claimed.nonce[:8]}-{time.time_ns():x}"
-        files = upload_folder(self._log.store, folder, prefix=prefix, patiently=self._saver.patiently)
-        return self._log.append(lambda head: FinalEntry(**head, what="export", meta=meta, prefix=prefix, files=files))
+        self._saver.join()
+        self._saver.raise_error()
+        return self._log.append(lambda head: FinalEntry(**head, what="export", meta=meta, export=export))
+
+    def keep_note(self, key: str, content: bytes) -> None:
+        """Keep a small document beside the history, unless its key is taken; it is no part of any commit.
+
+        Raises:
+            StorageDenied, StorageUnavailable: at the first refusal or missing answer.
+        """
+        with suppress(AlreadyExists):
+            self._log.store.put_if_absent(key, content)
 
     def finalize(self, meta: CommitMeta) -> FinalEntry:
         """Record that the run has ended; rank 0, after the last save.
