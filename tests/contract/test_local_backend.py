@@ -184,6 +184,14 @@ def test_the_token_is_in_no_file_and_on_no_command_line(bench: Bench):
     assert not any(token in text for text in [*texts, command])
 
 
+@pytest.mark.parametrize("warm_spares", [True, False])
+def test_warm_spares_are_the_launcher_s_to_keep(tmp_path: Path, warm_spares: bool):  # noqa: FBT001 - a parameter
+    bench = local_bench(tmp_path)
+    submission = bench.backend.render(bench.plan("wait", warm_spares=warm_spares))
+
+    assert warm_spares == ("--warm-spares" in submission.launcher_argv("127.0.0.1:1"))
+
+
 def test_the_submission_shows_the_commands_and_hides_the_token(tmp_path: Path):
     bench = local_bench(tmp_path)
     plan = bench.plan("wait", processes_per_node=2)

@@ -84,6 +84,7 @@ class LocalBackend:
             deadline_s=plan.deadline_s,
             env=plan.env,
             budget=plan.budget,
+            warm_spares=plan.warm_spares,
             config_json=plan.config.model_dump_json(indent=2) + "\n",
             finetune_yaml=plan.source,
             coordinator_command=self._coordinator_command,

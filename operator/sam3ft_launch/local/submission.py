@@ -34,6 +34,7 @@ class LocalSubmission(BaseModel):
         deadline_s: seconds from the start after which the run is asked to save and end; None without one.
         env: variables of the workers, besides this process's own.
         budget: how many ends are forgiven.
+        warm_spares: keep one more process per worker that has the libraries loaded.
         coordinator_command: how a coordinator is started, without its arguments.
         launcher_command: how a launcher is started, without its arguments.
     """
@@ -51,6 +52,7 @@ class LocalSubmission(BaseModel):
     finetune_yaml: str
     env: dict[str, str] = {}
     budget: RestartBudget = RestartBudget()
+    warm_spares: bool = False
     coordinator_command: tuple[str, ...] = COORDINATOR_COMMAND
     launcher_command: tuple[str, ...] = LAUNCHER_COMMAND
 
@@ -94,6 +96,7 @@ class LocalSubmission(BaseModel):
             *("--max-without-progress", str(self.budget.max_without_progress)),
             *("--eviction-grace-s", f"{max(1.0, self.grace_s - KILL_MARGIN_S):g}"),
             *("--termination-log", str(self.folder.last_word)),
+            *(("--warm-spares",) if self.warm_spares else ()),
         )
 
     def __str__(self) -> str:

@@ -88,8 +88,9 @@ def finish(code: int, message: str, step: int, commit_step: int | None) -> None:
     os._exit(code)
 
 
-def note_start(step: int) -> None:
-    with (WORK / f"starts-{os.environ['LOCAL_RANK']}").open("a") as starts:
+def note(event: str, step: int) -> None:
+    """Append to `starts-LOCAL_RANK` or `trained-LOCAL_RANK` when this process began, or had done its first step."""
+    with (WORK / f"{event}-{os.environ['LOCAL_RANK']}").open("a") as starts:
         start = {"pid": os.getpid(), "at": time.monotonic(), "unix": time.time(), "step": step}
         start |= {"RANK": str(RANK), "WORLD_SIZE": str(WORLD)}
         starts.write(json.dumps(start) + "\n")
@@ -102,12 +103,13 @@ def own_bits(store: Path) -> int:
     return bits
 
 
-def train(store: Path, *, steps: int, every: int, step_s: float) -> int:
+def train(store: Path, join: type[Exchange], *, steps: int, every: int, step_s: float) -> int:
     """Return the last step; every other end leaves the process."""
     commit = store / "commit"
     step = committed = int(commit.read_text()) if commit.exists() else 0
-    note_start(step)
-    exchange = Exchange()
+    note("starts", step)
+    exchange = join()
+    first = step + 1
     while step < steps:
         pause(step_s)
         own = own_bits(store)
@@ -116,6 +118,8 @@ def train(store: Path, *, steps: int, every: int, step_s: float) -> int:
             finish(code, f"told to end with {code}", step, committed)
         union = exchange.union(own)
         step += 1
+        if step == first:
+            note("trained", step)
         if RANK == 0:
             with (store / "steps").open("a") as log:
                 log.write(f"{step}\n")
@@ -132,7 +136,7 @@ def train(store: Path, *, steps: int, every: int, step_s: float) -> int:
     return step
 
 
-def main() -> None:
+def main(join: type[Exchange] = Exchange) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("store", type=Path)
     parser.add_argument("--steps", type=int, default=1_000_000)
@@ -141,7 +145,7 @@ def main() -> None:
     parser.add_argument("--linger", default="0:0")
     arguments = parser.parse_args()
     try:
-        step = train(arguments.store, steps=arguments.steps, every=arguments.every, step_s=arguments.step_s)
+        step = train(arguments.store, join, steps=arguments.steps, every=arguments.every, step_s=arguments.step_s)
     except PeerLost as error:
         finish(23, f"a peer is lost: {error}", 0, None)
     rank, _, seconds = arguments.linger.partition(":")

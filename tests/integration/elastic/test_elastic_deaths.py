@@ -2,9 +2,10 @@
 
 import itertools
 import signal
+import sys
 
 import pytest
-from elastic_site import Group, medians_within
+from elastic_site import GLOO_MEMBER, Group, medians_within
 from launcher_site import is_alive
 
 DEATH_S = 1.0
@@ -100,3 +101,22 @@ def test_a_node_that_falls_silent_is_out_within_five_seconds_and_comes_back(far_
 @pytest.mark.parametrize("silence", ["stopped", "cut off"])
 def test_many_silent_nodes_in_a_row_are_each_out_within_five_seconds(far_group: Group, silence: str):
     check_silence(far_group, [0, 1, 2] * 5, silence=silence)
+
+
+def test_a_group_of_real_torch_workers_goes_on_after_deaths_and_trains_again(far_group: Group):
+    group = far_group
+    workers = (sys.executable, str(GLOO_MEMBER), str(group.store))
+    group.start_coordinator()
+    group.start(0, 1, 2, command=workers, arguments=NO_BUDGET)
+    group.wait_formed(0, 1, 2, event="trained")
+    times = []
+    for slot in (0, 2):
+        others = [other for other in (0, 1, 2) if other != slot]
+        killed_at = group.kill(slot)
+        trained_at = group.wait_formed(*others, after=killed_at, event="trained")
+        times.append(trained_at - killed_at)
+        group.start(slot, command=workers, arguments=NO_BUDGET)
+        group.wait_formed(0, 1, 2, after=trained_at, event="trained")
+
+    print(f"from a death to the first step of the smaller group, torch and trainer imported anew: {times}")
+    assert group.rounds() == 5

@@ -12,7 +12,7 @@ from sam3ft_api.messages import (
     Verdict,
 )
 from sam3ft_trainer.run.launcher.budget import Budget
-from sam3ft_trainer.run.launcher.commands import Outcome, StartWorkers, StopWorkers
+from sam3ft_trainer.run.launcher.commands import Outcome, StartWorkers, StopWorkers, Tell
 from sam3ft_trainer.run.launcher.ends import WorkerEnd
 
 
@@ -212,3 +212,15 @@ def test_the_smallest_bound_of_all_nodes_holds():
 
     starts = [command.micro_batch_max for command in node.commands if isinstance(command, StartWorkers)]
     assert starts == [2]
+
+
+def test_every_word_after_the_first_round_names_the_newest_one():
+    node = running()
+    node.end(23, 23)
+
+    standings = [command.standing for command in node.commands if isinstance(command, Tell)]
+    assert [(standing.past_round, standing.round is not None) for standing in standings] == [
+        (0, False),
+        (1, True),
+        (1, False),
+    ]

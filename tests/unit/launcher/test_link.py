@@ -102,6 +102,34 @@ def test_a_new_connection_is_told_everything_again(coordinator: Coordinator, mak
     assert (hello["round"], hello["members"]) == (3, ["n0", "n1"])
 
 
+def test_a_restarted_coordinator_learns_that_a_node_without_workers_took_part(
+    coordinator: Coordinator, make_link: Callable[..., Link]
+):
+    link = make_link()
+    link.tell(Standing(message=READY.message, past_round=7))
+    coordinator.accept()
+    coordinator.accept()
+    hello = coordinator.hear()
+
+    assert (hello["round"], hello["members"], hello["past_round"]) == (0, [], 7)
+
+
+def test_a_node_that_has_left_does_not_come_again(coordinator: Coordinator, make_link: Callable[..., Link]):
+    link = make_link()
+    coordinator.accept()
+    coordinator.hear()
+    link.tell(Standing(message=Leave(reason="asked to stop")))
+    assert coordinator.hear()["type"] == "leave"
+    assert coordinator.connection is not None
+    coordinator.connection.close()
+    time.sleep(0.1)  # it has seen the end, and waits before it tries again
+    link.close(linger_s=1.0)
+
+    coordinator.listening.settimeout(0.5)
+    with pytest.raises(TimeoutError):
+        coordinator.listening.accept()
+
+
 def test_messages_arrive_whole_however_they_were_cut(coordinator: Coordinator, make_link: Callable[..., Link]):
     link = make_link()
     coordinator.accept()

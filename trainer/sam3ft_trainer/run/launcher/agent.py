@@ -10,6 +10,7 @@ import os
 import queue
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -36,11 +37,13 @@ from sam3ft_trainer.run.launcher.commands import (
 )
 from sam3ft_trainer.run.launcher.conductor import Conductor
 from sam3ft_trainer.run.launcher.ends import WorkerEnd
+from sam3ft_trainer.run.launcher.environment import ROLE, torchrun_environment
 from sam3ft_trainer.run.launcher.files import WorkFolder
 from sam3ft_trainer.run.launcher.follow import Follower, Speaker
 from sam3ft_trainer.run.launcher.link import Link
 from sam3ft_trainer.run.launcher.orphans import reap_strangers
 from sam3ft_trainer.run.launcher.placed import PlacedRendezvous
+from sam3ft_trainer.run.launcher.spares import REFILL_S, Spares
 from sam3ft_trainer.run.launcher.stop_requests import StopRequests
 
 TICK_S = 0.05
@@ -91,6 +94,7 @@ class WorkerPlan:
         command: what each worker runs.
         processes: how many there are.
         run_id: their TORCHELASTIC_RUN_ID.
+        spares: processes that wait to become workers; None without.
     """
 
     folder: WorkFolder
@@ -98,6 +102,7 @@ class WorkerPlan:
     command: tuple[str, ...]
     processes: int
     run_id: str
+    spares: Spares | None = None
 
 
 @dataclass(slots=True)
@@ -137,7 +142,7 @@ class NodeAgent(LocalElasticAgent):
         """
         self._placed = PlacedRendezvous(plan.run_id)
         spec = WorkerSpec(
-            role="trainer",
+            role=ROLE,
             local_world_size=plan.processes,
             entrypoint=sys.executable,
             args=("-I", "-S", str(_CHILD), str(os.getpid()), *plan.command),
@@ -152,6 +157,8 @@ class NodeAgent(LocalElasticAgent):
         self._requests = requests
         self._speaker = speaker
         self._folder = plan.folder
+        self._plan = plan
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._read_progress = read_progress
         self._micro_batch_max: int | None = None
         self._running: _Running | None = None
@@ -170,12 +177,18 @@ class NodeAgent(LocalElasticAgent):
                 self._obey(commands)
             self._watch_workers(now_s)
             self._obey(self._conductor.on_tick(now_s=now_s))
-            reap_strangers(set(self._running.pids.values()) if self._running is not None else set())
+            if self._plan.spares is not None:
+                self._plan.spares.tick(now_s=now_s)
+            reap_strangers(self._own_pids())
         self._end_follower()
         ranks = {worker.global_rank: None for worker in self._worker_group.workers}
         if self.outcome.code == 0:
             return RunResult(state=WorkerState.SUCCEEDED, return_values=ranks)
         return RunResult(state=WorkerState.FAILED)
+
+    def _own_pids(self) -> set[int]:
+        workers = set(self._running.pids.values()) if self._running is not None else set()
+        return workers if self._plan.spares is None else workers | self._plan.spares.pids
 
     def _take_messages(self) -> None:
         """Obey everything that has arrived, after waiting a tick for the first message."""
@@ -215,6 +228,8 @@ class NodeAgent(LocalElasticAgent):
         self._initialize_workers(self._worker_group)
         pids = {place: int(worker.id) for place, worker in enumerate(self._worker_group.workers)}
         self._running = _Running(command.round, log_starts, pids)
+        if self._plan.spares is not None:
+            self._plan.spares.refill_at(time.monotonic() + REFILL_S)
         if first == 0:
             self._follower = Follower(self._folder.log_file(0), start=log_starts[0])
 
@@ -240,10 +255,7 @@ class NodeAgent(LocalElasticAgent):
 
     def _poll(self, place: int) -> int | None:
         """Return the exit status of a worker that has ended, None while it runs; what it left behind is killed."""
-        context = self._pcontext
-        if not isinstance(context, SubprocessContext):
-            raise TypeError(f"workers are subprocesses, and torch made {type(context).__name__}")
-        process = context.subprocess_handlers[place].proc
+        process = self._processes[place]
         if os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             return None
         _signal_group(process.pid, signal.SIGKILL)  # before it is reaped: until then nobody else can have its number
@@ -295,6 +307,31 @@ class NodeAgent(LocalElasticAgent):
             for place in range(spec.local_world_size)
         ]
 
+    def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
+        """Hand the places to the spares, where all are there; else start processes as torch does."""
+        spares = self._plan.spares
+        taken = spares.take(self._environments()) if spares is not None else None
+        if taken is not None:
+            self._processes = dict(enumerate(taken))
+            return {place: process.pid for place, process in self._processes.items()}
+        ids = super()._start_workers(worker_group)
+        if not isinstance(self._pcontext, SubprocessContext):
+            raise TypeError(f"workers are subprocesses, and torch made {type(self._pcontext).__name__}")
+        self._processes = {place: handler.proc for place, handler in self._pcontext.subprocess_handlers.items()}
+        return dict(ids)
+
+    def _environments(self) -> list[dict[str, str]]:
+        """Return each worker's environment of the present round, as torch would make it."""
+        round_, plan = self._placed.present, self._plan
+        return [
+            {
+                **os.environ,
+                **torchrun_environment(round_, place, processes=plan.processes, run_id=plan.run_id, environ=os.environ),
+                **plan.environment(round_.first_rank + place, self._micro_batch_max),
+            }
+            for place in range(plan.processes)
+        ]
+
     def _construct_event(self, state: str, source: EventSource, *_args: Any, **_kwargs: Any) -> Event:
         """Leave out the full host name of torch's events: looking it up asks a name server and may block."""
         return Event(f"torchelastic.worker.status.{state}", source=source, metadata={})
@@ -306,6 +343,11 @@ class NodeAgent(LocalElasticAgent):
     def _shutdown(self, death_sig: signal.Signals = signal.SIGKILL, timeout: int = 5) -> None:
         """Kill whatever still runs; only an error of the launcher itself leaves anything."""
         del death_sig
+        if self._plan.spares is not None:
+            self._plan.spares.close()
+        for process in self._processes.values():
+            if process.returncode is None:
+                _signal_group(process.pid, signal.SIGKILL)
         if self._pcontext is not None:
             self._pcontext.close(signal.SIGKILL, timeout)
 

@@ -18,10 +18,12 @@ from sam3ft_trainer.run.launcher.environment import (
 )
 from sam3ft_trainer.run.launcher.files import WorkFolder
 from sam3ft_trainer.run.launcher.follow import Speaker
+from sam3ft_trainer.run.launcher.interface import network_environment
 from sam3ft_trainer.run.launcher.launch import inherited_micro_batch_max
 from sam3ft_trainer.run.launcher.link import Link
 from sam3ft_trainer.run.launcher.options import WORKER_MODULE, Options
 from sam3ft_trainer.run.launcher.rules import Rules
+from sam3ft_trainer.run.launcher.spares import Spares, spare_command
 from sam3ft_trainer.run.launcher.stop_requests import StopRequests
 from sam3ft_trainer.run.micro_batch import images_per_rank
 
@@ -51,12 +53,19 @@ def make_agent(
         ),
         offer=lambda: (options.address, free_port(options.address)),
     )
+    command = options.command or (sys.executable, "-m", WORKER_MODULE)
+    device = _device(options, config)
     plan = WorkerPlan(
         folder=folder,
-        environment=_environment(options, config, folder),
-        command=options.command or (sys.executable, "-m", WORKER_MODULE),
+        environment=_environment(options, folder, device),
+        command=command,
         processes=options.processes,
         run_id=f"{config.identity.name}-{options.attempt}",
+        spares=Spares(
+            spare_command(command), places=options.processes, environment=device, logs=folder.logs, say=speaker.say
+        )
+        if options.warm_spares
+        else None,
     )
     return NodeAgent(conductor, link, requests, speaker, plan=plan, read_progress=read_progress)
 
@@ -67,9 +76,8 @@ def runs_on_cpu(device: str) -> bool:
     return device == "cpu" or not torch.cuda.is_available()
 
 
-def _environment(
-    options: Options, config: TrainingConfig, folder: WorkFolder
-) -> Callable[[int, int | None], dict[str, str]]:
+def _device(options: Options, config: TrainingConfig) -> dict[str, str]:
+    """Return what must stand in the environment before a worker imports torch."""
     threads = threads_per_worker(
         config.runtime.threads,
         inherited=os.environ.get("OMP_NUM_THREADS"),
@@ -77,7 +85,12 @@ def _environment(
         cores=usable_cores(),
     )
     device = device_environment(on_cpu=runs_on_cpu(config.runtime.device), threads=threads)
+    return device | network_environment(options.address)
 
+
+def _environment(
+    options: Options, folder: WorkFolder, device: dict[str, str]
+) -> Callable[[int, int | None], dict[str, str]]:
     def environment(rank: int, micro_batch_max: int | None) -> dict[str, str]:
         return device | worker_environment(
             config=options.config,

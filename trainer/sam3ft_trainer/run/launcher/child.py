@@ -25,6 +25,16 @@ def main(argv: list[str]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, set())
+    send_output_to_log()
+    try:
+        os.execvpe(command[0], command, os.environ)  # noqa: S606 - the command is the launcher's, never a shell's
+    except OSError as error:
+        print(f"the worker's command {command[0]!r} cannot be started: {error.strerror}", file=sys.stderr, flush=True)
+        sys.exit(1)
+
+
+def send_output_to_log() -> None:
+    """Append a line with time, rank and pid to the log that the environment names, and send all output there."""
     log_path = os.environ.pop(ENV_LOG_FILE)
     log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
@@ -33,11 +43,6 @@ def main(argv: list[str]) -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)
-    try:
-        os.execvpe(command[0], command, os.environ)  # noqa: S606 - the command is the launcher's, never a shell's
-    except OSError as error:
-        print(f"the worker's command {command[0]!r} cannot be started: {error.strerror}", file=sys.stderr, flush=True)
-        sys.exit(1)
 
 
 if __name__ == "__main__":

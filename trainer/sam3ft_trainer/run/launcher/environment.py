@@ -2,8 +2,10 @@
 
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
+from sam3ft_api.messages import Round
 from sam3ft_api.worker import (
     ENV_ATTEMPT,
     ENV_CONFIG,
@@ -17,6 +19,8 @@ from sam3ft_trainer.run.environment import CPU_ENVIRONMENT
 from sam3ft_trainer.run.launcher.child import ENV_LOG_FILE
 from sam3ft_trainer.run.launcher.files import WorkFolder
 
+ROLE = "trainer"
+"""Name of the workers in torch's variables and events."""
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -43,6 +47,39 @@ def worker_environment(
     if eviction_grace_s is not None:
         environment[ENV_EVICTION_GRACE_S] = f"{eviction_grace_s:g}"
     return environment
+
+
+def torchrun_environment(
+    round_: Round, place: int, *, processes: int, run_id: str, environ: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the variables that torch's agent gives the worker at one place of this node.
+
+    Args:
+        round_: the round.
+        place: local rank.
+        processes: workers on this node.
+        run_id: TORCHELASTIC_RUN_ID.
+        environ: the launcher's environment, in which a choice about NCCL's error handling may stand.
+    """
+    rank, world = str(round_.first_rank + place), str(round_.world_size)
+    return {
+        "RANK": rank,
+        "LOCAL_RANK": str(place),
+        "GROUP_RANK": str(round_.node_rank),
+        "ROLE_RANK": rank,
+        "ROLE_NAME": ROLE,
+        "LOCAL_WORLD_SIZE": str(processes),
+        "WORLD_SIZE": world,
+        "GROUP_WORLD_SIZE": str(len(round_.members)),
+        "ROLE_WORLD_SIZE": world,
+        "MASTER_ADDR": round_.master_addr,
+        "MASTER_PORT": str(round_.master_port),
+        "TORCHELASTIC_RESTART_COUNT": "0",
+        "TORCHELASTIC_MAX_RESTARTS": "0",
+        "TORCHELASTIC_RUN_ID": run_id,
+        "TORCHELASTIC_USE_AGENT_STORE": "False",
+        "TORCH_NCCL_ASYNC_ERROR_HANDLING": environ.get("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1"),
+    }
 
 
 def device_environment(*, on_cpu: bool, threads: int) -> dict[str, str]:

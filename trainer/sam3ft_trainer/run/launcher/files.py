@@ -33,6 +33,11 @@ class WorkFolder:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     @property
+    def logs(self) -> Path:
+        """Folder of the logs."""
+        return self._logs
+
+    @property
     def flag_file(self) -> Path:
         """Where requests to the workers stand."""
         return self._private / "flag.json"

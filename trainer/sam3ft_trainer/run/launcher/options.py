@@ -34,6 +34,7 @@ class Options:
         budget: the failure policy.
         eviction_grace_s: from the request to stop until the workers are killed.
         termination_log: where the last word goes, None for nowhere.
+        warm_spares: keep one more process per worker that has the libraries loaded.
         command: what each worker runs; empty for the trainer.
     """
 
@@ -48,6 +49,7 @@ class Options:
     budget: Budget
     eviction_grace_s: float
     termination_log: Path | None
+    warm_spares: bool
     command: tuple[str, ...]
 
 
@@ -80,6 +82,7 @@ def parse_options(argv: list[str]) -> Options:
     add("--max-without-progress", type=_Count(1, 1000), default=budget.max_without_progress)
     add("--eviction-grace-s", type=_seconds, default=110.0, help="from a stop request until workers are killed")
     add("--termination-log", type=Path, help="where the last word is written, JSON")
+    add("--warm-spares", action="store_true", help="one more process per worker, ready to start: faster, more memory")
     add("command", nargs="*", help=f"what each worker runs; default: python -m {WORKER_MODULE}")
     values = parser.parse_args(argv)
     return Options(
@@ -94,6 +97,7 @@ def parse_options(argv: list[str]) -> Options:
         budget=Budget(values.max_restarts, values.restart_window_s, values.max_without_progress),
         eviction_grace_s=values.eviction_grace_s,
         termination_log=values.termination_log,
+        warm_spares=values.warm_spares,
         command=tuple(values.command),
     )
 

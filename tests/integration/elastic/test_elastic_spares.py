@@ -1,0 +1,111 @@
+"""Warm spares: how much sooner a group trains again, and that a worker cannot tell."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from elastic_site import GLOO_MEMBER, Group, medians_within
+from launcher_site import is_alive, wait_for
+
+from sam3ft_api.exit_codes import ExitCode
+from sam3ft_trainer.run.launcher.spare import READY
+
+ENVIRONMENT_WORKER = Path(__file__).with_name("environment_worker.py")
+WARM_S = 2.0
+"""From a death to the first step of the smaller group, without loading weights."""
+
+
+def wait_spares(group: Group, *slots: int, processes: int = 1) -> None:
+    """Wait until each place of these nodes has a spare that has imported everything."""
+    logs = [group.nodes[slot].work / "logs" / f"spare-{place}.log" for slot in slots for place in range(processes)]
+    wait_for(lambda: all(log.exists() and READY in log.read_text() for log in logs), what="spares that are ready")
+
+
+def spares_of(group: Group, slot: int) -> list[int]:
+    """Pids of the children of a launcher that are not its workers."""
+    launcher, workers = group.nodes[slot].process.pid, group.workers(slot)
+    stats = [path.read_text().rpartition(")") for path in Path("/proc").glob("[0-9]*/stat") if path.exists()]
+    children = [int(head.split()[0]) for head, _, tail in stats if int(tail.split()[1]) == launcher]
+    return [pid for pid in children if pid not in workers]
+
+
+def deaths_to_training(group: Group, count: int, *, spares: bool) -> list[float]:
+    """Kill rank 0's node of three again and again; return the times to the first step of the other two."""
+    group.start_coordinator()
+    start: dict[str, Any] = {
+        "command": (sys.executable, str(GLOO_MEMBER), str(group.store)),
+        "arguments": ("--warm-spares",) if spares else (),
+    }
+    group.start(0, 1, 2, **start)
+    formed_at = group.wait_formed(0, 1, 2, event="trained")
+    times = []
+    while True:
+        if spares:
+            wait_spares(group, 1, 2)
+        killed_at = group.kill(0)
+        trained_at = group.wait_formed(1, 2, after=formed_at, event="trained")
+        times.append(trained_at - killed_at)
+        if len(times) == count:
+            return times
+        group.start(0, **start)
+        formed_at = group.wait_formed(0, 1, 2, after=trained_at, event="trained")
+
+
+def test_with_warm_spares_the_survivors_train_again_within_two_seconds(group: Group):
+    medians_within(
+        {"death to training, with warm spares": WARM_S},
+        lambda: {"death to training, with warm spares": deaths_to_training(group, 1, spares=True)},
+        again=group.restart,
+    )
+    spares = [pid for slot in (1, 2) for pid in spares_of(group, slot)]
+    for slot in (1, 2):
+        group.kill(slot)
+    wait_for(lambda: not any(is_alive(pid) for pid in spares), within_s=10, what="the end of the spares")
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_deaths_to_training_with_and_without_warm_spares(group: Group):
+    without = deaths_to_training(group, 5, spares=False)
+    group.restart()
+    print("death to training, without spares:", ", ".join(f"{value:.2f}" for value in without))
+    medians_within(
+        {"death to training, with warm spares": WARM_S},
+        lambda: {"death to training, with warm spares": deaths_to_training(group, 5, spares=True)},
+        again=group.restart,
+    )
+
+
+def noted(group: Group) -> list[dict[str, Any]]:
+    found = sorted((group.nodes[0].work).glob("environment-0-*.json"), key=lambda path: path.stat().st_mtime)
+    return [json.loads(path.read_text()) for path in found]
+
+
+def test_a_worker_cannot_tell_whether_it_was_a_spare(group: Group):
+    group.start_coordinator(nodes=1)
+    group.start(
+        0,
+        processes=2,
+        command=(sys.executable, str(ENVIRONMENT_WORKER), "some", "words"),
+        arguments=("--warm-spares", "--max-restarts", "9"),
+    )
+    cold = wait_for(lambda: noted(group), what="the first start")[0]
+    wait_spares(group, 0, processes=2)
+    (first,) = [pid for pid in spares_of(group, 0) if "RANK=0" in Path(f"/proc/{pid}/environ").read_text().split("\0")]
+    os.kill(first, signal.SIGKILL)
+    warm = wait_for(lambda: noted(group)[1:], what="the second start")[0]
+    group.nodes[0].signal(signal.SIGTERM)
+
+    assert group.codes(0) == [ExitCode.INTERRUPTED]
+    assert (cold["is_warm"], warm["is_warm"]) == (False, True)
+    for name in ("MASTER_PORT", "_"):
+        cold["environment"].pop(name, None)
+        warm["environment"].pop(name, None)
+    assert cold["environment"] == warm["environment"]
+    assert (cold["argv"], cold["name"], cold["output"]) == (warm["argv"], warm["name"], warm["output"])
+    assert "noted" in group.nodes[0].log(0)
+    assert warm["input"] == os.devnull

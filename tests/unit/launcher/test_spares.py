@@ -1,0 +1,124 @@
+"""Warm spares: processes that wait for an environment on their standard input."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sam3ft_api.errors import InvalidConfig
+from sam3ft_trainer.run.launcher.options import parse_options
+from sam3ft_trainer.run.launcher.spares import Spares, spare_command
+
+WAITING = "import sys, json; line = sys.stdin.readline(); sys.exit(int(json.loads(line)['CODE']) if line else 9)"
+
+
+class Bench:
+    """Spares that exit with the code in their environment."""
+
+    def __init__(self, folder: Path, program: str = WAITING) -> None:
+        self.said: list[str] = []
+        self.spares = Spares(
+            (sys.executable, "-c", program), places=2, environment={}, logs=folder, say=self.said.append
+        )
+
+    def fill(self) -> None:
+        self.spares.refill_at(10.0)
+        self.spares.tick(now_s=10.0)
+
+    def tick_until_said(self) -> None:
+        deadline = time.monotonic() + 10
+        while not self.said and time.monotonic() < deadline:
+            self.spares.tick(now_s=11.0)
+            time.sleep(0.01)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path)
+    yield bench
+    bench.spares.close()
+
+
+def test_spares_are_started_when_it_is_time_and_once(bench: Bench):
+    bench.spares.refill_at(10.0)
+    bench.spares.tick(now_s=9.9)
+    assert bench.spares.pids == set()
+
+    bench.spares.tick(now_s=10.0)
+    first = bench.spares.pids
+    bench.spares.tick(now_s=20.0)
+
+    assert len(first) == 2
+    assert first == bench.spares.pids
+
+
+def test_each_spare_gets_its_own_environment_in_order(bench: Bench):
+    bench.fill()
+    taken = bench.spares.take([{"CODE": "3"}, {"CODE": "4"}])
+
+    assert taken is not None
+    assert [process.wait(10) for process in taken] == [3, 4]
+    assert bench.spares.pids == set()
+    assert bench.spares.take([{"CODE": "3"}, {"CODE": "4"}]) is None
+
+
+def test_without_all_spares_none_is_taken(bench: Bench):
+    bench.fill()
+    lost = min(bench.spares.pids)
+    os.kill(lost, 9)
+    os.waitid(os.P_PID, lost, os.WEXITED | os.WNOWAIT)
+
+    assert bench.spares.take([{"CODE": "3"}, {"CODE": "4"}]) is None
+    bench.spares.tick(now_s=11.0)
+    assert len(bench.spares.pids) == 1
+    assert "ended with -9" in bench.said[0]
+    bench.fill()
+    assert len(bench.spares.pids) == 2
+
+
+def test_a_spare_that_cannot_import_is_told_and_not_tried_again_at_once(tmp_path: Path):
+    bench = Bench(tmp_path, "raise ImportError('no such library')")
+    bench.fill()
+    bench.tick_until_said()
+
+    assert "ended with 1" in bench.said[0]
+    assert "spare-" in bench.said[0]
+    bench.spares.close()
+
+
+def test_an_environment_that_might_not_fit_the_pipe_means_a_new_start(bench: Bench):
+    bench.fill()
+
+    assert bench.spares.take([{"CODE": "3", "LONG": "x" * 70_000}, {"CODE": "4"}]) is None
+    assert len(bench.spares.pids) == 2
+
+
+def test_closing_kills_those_that_wait(bench: Bench):
+    bench.fill()
+    pids = bench.spares.pids
+    bench.spares.close()
+
+    assert [False, False] == [Path(f"/proc/{pid}").exists() for pid in pids]
+
+
+def test_a_module_or_a_file_can_be_kept_warm():
+    module = "sam3ft_trainer.run.launcher.spare"
+
+    assert spare_command(("/v/bin/python", "-m", "a.b", "x")) == ("/v/bin/python", "-m", module, "-m", "a.b", "x")
+    assert spare_command(("python3.11", "train.py", "-x")) == ("python3.11", "-m", module, "train.py", "-x")
+
+
+@pytest.mark.parametrize("command", [("sleep", "9"), ("python", "-c", "pass"), ("python", "-S", "t.py"), ("python",)])
+def test_other_commands_cannot_be_kept_warm(command: tuple[str, ...]):
+    with pytest.raises(InvalidConfig, match="--warm-spares needs workers"):
+        spare_command(command)
+
+
+def test_spares_are_an_option_and_off_by_default():
+    needed = ["--config", "c.json", "--work-dir", "w", "--coordinator", "h:1"]
+
+    assert not parse_options(needed).warm_spares
+    assert parse_options([*needed, "--warm-spares"]).warm_spares

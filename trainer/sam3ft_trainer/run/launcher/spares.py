@@ -1,0 +1,148 @@
+"""Warm spares of one node: one waiting process per worker, handed its place when a round starts.
+
+Everything here is called on the main thread: the kernel ties a process's death signal to the thread that started it.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from sam3ft_api.errors import InvalidConfig
+from sam3ft_trainer.run.launcher.child import ENV_LOG_FILE
+
+REFILL_S = 5.0
+"""From the start of a round until new spares begin to import: the workers' own start comes first."""
+_MAX_PLACE_BYTES = 60_000
+"""A longer environment might not fit into the pipe, whose reader may still be importing; workers then start anew."""
+_SPARE_MODULE = "sam3ft_trainer.run.launcher.spare"
+_CHILD = Path(__file__).with_name("child.py")
+
+
+def spare_command(command: Sequence[str]) -> tuple[str, ...]:
+    """Return what a spare of a worker runs.
+
+    Raises:
+        InvalidConfig: the worker's command is neither `PYTHON -m MODULE ...` nor `PYTHON FILE ...`.
+    """
+    python, *rest = command
+    is_module = len(rest) >= 2 and rest[0] == "-m"
+    is_file = bool(rest) and not rest[0].startswith("-")
+    if not Path(python).name.startswith("python") or not (is_module or is_file):
+        raise InvalidConfig(
+            f"--warm-spares needs workers that are started by PYTHON -m MODULE or PYTHON FILE, not by {command!r}"
+        )
+    return (python, "-m", _SPARE_MODULE, *rest)
+
+
+class Spares:
+    """The waiting processes of one node.
+
+    A spare that ends by itself is told and not replaced before the next round, so that one that cannot import does not
+    keep the node busy.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        places: int,
+        environment: Mapping[str, str],
+        logs: Path,
+        say: Callable[[str], None],
+    ) -> None:
+        """Prepare; `refill_at` has them started.
+
+        Args:
+            command: what each spare runs, see `spare_command`.
+            places: workers on this node.
+            environment: what must be there before torch is imported.
+            logs: folder for what a spare prints before it has a place, `spare-N.log`.
+            say: prints a line for people.
+        """
+        self._command = command
+        self._places = places
+        self._environment = dict(environment)
+        self._logs = logs
+        self._say = say
+        self._waiting: dict[int, subprocess.Popen[bytes]] = {}
+        self._refill_at_s: float | None = None
+
+    @property
+    def pids(self) -> set[int]:
+        """Those that wait, or have ended and were not noticed yet."""
+        return {process.pid for process in self._waiting.values()}
+
+    def refill_at(self, at_s: float) -> None:
+        """Start what is missing when `tick` is called at this time or later; monotonic."""
+        self._refill_at_s = at_s
+
+    def tick(self, *, now_s: float) -> None:
+        """Take note of spares that have ended, and start new ones when it is time."""
+        for place, process in list(self._waiting.items()):
+            if process.poll() is not None:
+                _kill([self._waiting.pop(place)])  # only closes its input
+                self._say(f"spare {place} ended with {process.returncode}; {self._log(place)} says why")
+        if self._refill_at_s is not None and now_s >= self._refill_at_s:
+            self._refill_at_s = None
+            for place in set(range(self._places)) - set(self._waiting):
+                self._waiting[place] = self._start(place)
+
+    def take(self, environments: Sequence[Mapping[str, str]]) -> list[subprocess.Popen[bytes]] | None:
+        """Give every spare its environment and return them in order; None when the workers must be started anew.
+
+        One that is still importing is taken as well: it has less to do than a new process. When one is missing, the
+        others stay for a later round.
+        """
+        lines = [json.dumps(dict(environment)).encode() + b"\n" for environment in environments]
+        if any(place not in self._waiting or self._waiting[place].poll() is not None for place in range(self._places)):
+            return None
+        if max(map(len, lines)) > _MAX_PLACE_BYTES:
+            return None
+        taken = [self._waiting.pop(place) for place in range(self._places)]
+        try:
+            for process, line in zip(taken, lines, strict=True):
+                _hand_over(process, line)
+        except OSError as error:
+            self._say(f"a spare did not take its place: {error.strerror}")
+            _kill(taken)
+            return None
+        return taken
+
+    def close(self) -> None:
+        """Kill those that wait."""
+        _kill(list(self._waiting.values()))
+        self._waiting.clear()
+        self._refill_at_s = None
+
+    def _log(self, place: int) -> Path:
+        return self._logs / f"spare-{place}.log"
+
+    def _start(self, place: int) -> subprocess.Popen[bytes]:
+        self._log(place).unlink(missing_ok=True)
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", str(_CHILD), str(os.getpid()), *self._command],
+            env={**os.environ, **self._environment, ENV_LOG_FILE: str(self._log(place))},
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+
+def _hand_over(process: subprocess.Popen[bytes], line: bytes) -> None:
+    if process.stdin is None:
+        raise BrokenPipeError("the spare has no input")
+    with process.stdin as place:
+        place.write(line)
+
+
+def _kill(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    for process in processes:
+        process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
