@@ -40,6 +40,7 @@ def open_az(container: str, prefix: str, access: Access) -> Backends:
         InvalidConfig: no or a malformed account, credentials that cannot be read, a malformed or refused endpoint.
         StorageUnavailable: the endpoint's name does not resolve.
     """
+    check_bucket(container)
     values, origin = access.credentials("AZURE_")
     profile = access.profile
     account = values.get("AZURE_STORAGE_ACCOUNT_NAME", "")
@@ -65,7 +66,7 @@ def open_az(container: str, prefix: str, access: Access) -> Backends:
     def make(retry: "RetryConfig") -> ObjectStore:
         try:
             return AzureStore(
-                check_bucket(container),
+                container,
                 prefix=prefix or None,
                 config=config,
                 client_options=options,

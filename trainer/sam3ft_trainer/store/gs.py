@@ -33,6 +33,7 @@ def open_gs(bucket: str, prefix: str, access: Access) -> Backends:
         InvalidConfig: the key is no JSON of a service account, the endpoint is malformed or refused.
         StorageUnavailable: the endpoint's name does not resolve.
     """
+    check_bucket(bucket)
     values, origin = access.credentials("GOOGLE_")
     profile = access.profile
     url, whose = (profile.endpoint, str(access)) if profile.endpoint else (values.get("GOOGLE_BASE_URL"), origin)
@@ -44,9 +45,7 @@ def open_gs(bucket: str, prefix: str, access: Access) -> Backends:
 
     def make(retry: "RetryConfig") -> ObjectStore:
         try:
-            return GCSStore(
-                check_bucket(bucket), prefix=prefix or None, config=config, client_options=options, retry_config=retry
-            )
+            return GCSStore(bucket, prefix=prefix or None, config=config, client_options=options, retry_config=retry)
         except Exception:  # noqa: BLE001 - whatever obstore says of a key may repeat it
             raise InvalidConfig(
                 f"{origin} holds Google credentials that cannot be read; expected the JSON of a service account with "
