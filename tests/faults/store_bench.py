@@ -16,7 +16,7 @@ from s3_server import S3Server
 
 from sam3ft_api.training import StorageConfig
 from sam3ft_api.worker import ENV_STORAGE_PROFILES
-from sam3ft_trainer.store.access import run_access
+from sam3ft_trainer.store.access import Access, run_access
 from sam3ft_trainer.store.history import History
 from sam3ft_trainer.store.log import CommitLog
 from sam3ft_trainer.store.objects import Store
@@ -102,7 +102,11 @@ class Site:
 
     def store(self) -> Store:
         """Open the place in this process."""
-        return open_store(self.address, create=True, access=run_access(StorageConfig(), self.environ))
+        return open_store(self.address, create=True, access=self.access())
+
+    def access(self) -> Access:
+        """Return how the place is reached."""
+        return run_access(StorageConfig(), self.environ)
 
     def history(self) -> History:
         """Return the log; raises if an entry is torn, missing or out of its chain."""

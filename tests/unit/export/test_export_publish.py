@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from obstore.store import MemoryStore
 
-from sam3ft_api.errors import StorageDenied
-from sam3ft_trainer.export.publish import MANIFEST, publish, staging, write_manifest
+from sam3ft_api.errors import StorageDenied, StorageUnavailable
+from sam3ft_trainer.export.publish import MANIFEST, export_record, is_in_place, publish, staging, write_manifest
 from sam3ft_trainer.store import uri
 from sam3ft_trainer.store.objects import Store
 
@@ -18,9 +18,13 @@ class Bucket(Store):
     def __init__(self) -> None:
         super().__init__(MemoryStore(), address="s3://models/blood")
         self.written: list[str] = []
+        self.spoilt = 0
 
     def put(self, key: str, data: bytes | memoryview | Path) -> None:
         self.written.append(key)
+        if self.spoilt:
+            self.spoilt -= 1
+            data = b"spoilt"
         super().put(key, data)
 
     @property
@@ -52,6 +56,57 @@ def test_the_manifest_is_written_last_and_old_files_go(bucket: Bucket, tmp_path:
     assert ["config.json", "model.safetensors", MANIFEST] == bucket.written
     assert ["config.json", "model.safetensors", MANIFEST] == bucket.keys
     assert {"config.json", "model.safetensors"} == set(json.loads(bucket.get(MANIFEST))["files"])
+
+
+def test_the_same_content_is_not_written_again(bucket: Bucket, tmp_path: Path) -> None:
+    publish(_staged(tmp_path / "a", "config.json", "model.safetensors"), "s3://models/blood")
+    bucket.written.clear()
+    publish(_staged(tmp_path / "b", "config.json", "model.safetensors"), "s3://models/blood")
+    assert [] == bucket.written
+
+    bucket.delete(["config.json"])
+    publish(_staged(tmp_path / "c", "config.json", "model.safetensors"), "s3://models/blood")
+    assert ["config.json", "model.safetensors", MANIFEST] == bucket.written
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_file_that_arrives_changed_is_written_again_and_refused_the_second_time(
+    bucket: Bucket, tmp_path: Path, times: int
+) -> None:
+    bucket.spoilt = times
+    staged = _staged(tmp_path / "a", "config.json")
+
+    if times == 1:
+        publish(staged, "s3://models/blood")
+        assert b"content of config.json" == bucket.get("config.json")
+    else:
+        with pytest.raises(StorageUnavailable, match=r"config\.json was accepted 2 times"):
+            publish(staged, "s3://models/blood")
+        assert MANIFEST not in bucket.keys
+
+
+@pytest.mark.parametrize("harm", ["none", "delete", "truncate", "manifest"])
+def test_an_export_is_in_place_while_its_manifest_and_all_sizes_are_those_recorded(
+    bucket: Bucket, tmp_path: Path, harm: str
+) -> None:
+    staged = _staged(tmp_path / "a", "config.json", "model.safetensors")
+    record = export_record(staged, address="s3://models/blood")
+    publish(staged, "s3://models/blood")
+    if harm == "delete":
+        bucket.delete(["model.safetensors"])
+    elif harm == "truncate":
+        bucket.put("model.safetensors", b"x")
+    elif harm == "manifest":
+        bucket.put(MANIFEST, bytes(len(bucket.get(MANIFEST))))
+
+    assert (harm == "none") == is_in_place(record)
+    assert ["config.json", "model.safetensors", MANIFEST] == [file.name for file in record.files]
+
+
+def test_an_export_whose_folder_is_gone_is_not_in_place(tmp_path: Path) -> None:
+    record = export_record(_staged(tmp_path / "a", "config.json"), address=str(tmp_path / "gone"))
+
+    assert not is_in_place(record)
 
 
 def test_a_broken_upload_is_taken_up_again(bucket: Bucket, tmp_path: Path) -> None:
@@ -99,5 +154,6 @@ def test_a_foreign_destination_is_refused_before_work_is_done(tmp_path: Path) ->
 
 
 def test_an_export_to_a_bucket_is_built_in_the_scratch_folder(bucket: Bucket, tmp_path: Path) -> None:
+    (tmp_path / "scratch" / ".sam3ft-export-of-a-killed-attempt").mkdir(parents=True)
     with staging("s3://models/blood", tmp_path / "scratch") as folder:
-        assert tmp_path / "scratch" == folder.parent
+        assert [folder] == list((tmp_path / "scratch").iterdir())

@@ -10,12 +10,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sam3ft_api.errors import (
+    Fenced,
     StorageDenied,
 )
 from sam3ft_trainer.store.checkpoint import RunStore
 from sam3ft_trainer.store.objects import Store
 from sam3ft_trainer.store.opening import StoreOptions
-from sam3ft_trainer.store.records import CommitMeta
+from sam3ft_trainer.store.records import CommitMeta, ExportedFile, ExportRecord
 
 
 def meta(step: int, **more: Any) -> Any:
@@ -74,26 +75,36 @@ def test_files_of_dead_incarnations_are_swept_after_a_day_and_a_commit(
     assert [2, 1] == [commit.meta.step for commit in run.commits()]
 
 
-def test_an_export_is_copied_and_recorded_with_hashes(
-    open_run: Callable[..., RunStore], tmp_path: Path, state_at: Callable[[int], dict[str, Tensor]]
+EXPORT = ExportRecord(address="s3://models/blood", files=(ExportedFile(name="config.json", size=2, sha256="ab"),))
+
+
+def test_an_export_is_known_from_the_log_until_the_run_goes_on(
+    open_run: Callable[..., RunStore], state_at: Callable[[int], dict[str, Tensor]]
 ):
-    (tmp_path / "model" / "deep").mkdir(parents=True)
-    (tmp_path / "model" / "config.json").write_text("{}")
-    (tmp_path / "model" / "deep" / "model.safetensors").write_bytes(bytes(1000))
     run = open_run()
     run.save(state_at(1), meta(1), wait=True)
-    entry = run.record_export(tmp_path / "model", meta(1))
+    assert run.exported() is None
+    run.record_export(EXPORT, meta(1, metrics={"bbox_AP": 0.4}))
 
-    assert ["config.json", "deep/model.safetensors"] == [f.key.removeprefix(f"{entry.prefix}/") for f in entry.files]
-    assert [2, 1000] == [(Path(run.address) / f.key).stat().st_size for f in entry.files]
-    assert run.finished() is None
+    again = open_run()
+    entry = again.exported()
+    assert entry is not None
+    assert (EXPORT, {"bbox_AP": 0.4}) == (entry.export, entry.meta.metrics)
+    assert again.finished() is None
+    again.save(state_at(2), meta(2), wait=True)
+    assert again.exported() is None
 
 
-def test_an_export_of_nothing_is_an_error(open_run: Callable[..., RunStore], tmp_path: Path):
-    (tmp_path / "empty").mkdir()
+def test_an_export_of_a_fenced_incarnation_is_not_recorded(
+    open_run: Callable[..., RunStore], state_at: Callable[[int], dict[str, Tensor]]
+):
+    run = open_run()
+    run.save(state_at(1), meta(1), wait=True)
+    newer = open_run()
 
-    with pytest.raises(FileNotFoundError):
-        open_run().record_export(tmp_path / "empty", meta(1))
+    with pytest.raises(Fenced):
+        run.record_export(EXPORT, meta(1))
+    assert newer.exported() is None
 
 
 def test_a_finished_run_says_so_until_it_goes_on(

@@ -17,10 +17,11 @@ from sam3ft_trainer.export.check import (
     rounded_model,
 )
 from sam3ft_trainer.export.folder import Dtype, rounded_state, write_folder
-from sam3ft_trainer.export.publish import publish, staging, write_manifest
+from sam3ft_trainer.export.publish import export_record, publish, staging, write_manifest
 from sam3ft_trainer.model.processor import build_processor
 from sam3ft_trainer.model.text import Tokenizer
 from sam3ft_trainer.store.access import Access
+from sam3ft_trainer.store.records import ExportRecord
 from sam3ft_trainer.store.uri import parse_address
 
 _log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ class ExportPlan:
         config: the model's settings in training, for the trainer's forward.
         inputs: real inputs, on which outputs are compared.
         access: how a bucket is reached; None as in `open_store`.
+        outage_s: how long an unanswered request is repeated, s.
     """
 
     destination: str
@@ -45,6 +47,7 @@ class ExportPlan:
     config: ModelConfig
     inputs: CheckInputs
     access: Access | None = None
+    outage_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +56,14 @@ class ExportResult:
 
     Attributes:
         address: of the folder or bucket prefix.
+        record: what is known of it by the address, for the commit log.
         weight_bytes: of all tensors.
         check: what the fresh process found.
         seconds: wall-clock time.
     """
 
     address: str
+    record: ExportRecord
     weight_bytes: int
     check: CheckResult
     seconds: float
@@ -88,9 +93,11 @@ def export_model(sam3: Sam3Model, tokenizer: Tokenizer, facts: CardFacts, plan: 
         address = str(parse_address(plan.destination))
         (folder / CARD).write_text(render_card(facts, address=address))
         write_manifest(folder, {"facts": facts.model_dump(mode="json"), "dtype": plan.dtype, "check": asdict(check)})
-        publish(folder, plan.destination, access=plan.access)
+        record = export_record(folder, address=address)
+        publish(folder, plan.destination, access=plan.access, outage_s=plan.outage_s)
     return ExportResult(
         address=address,
+        record=record,
         weight_bytes=sum(tensor.nbytes for tensor in state.values()),
         check=check,
         seconds=time.monotonic() - started,

@@ -8,18 +8,26 @@ import hashlib
 import json
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sam3ft_api.errors import ModelUnusable, StorageDenied
+from sam3ft_api.errors import ModelUnusable, StorageDenied, StorageUnavailable
 from sam3ft_trainer.store.access import Access
-from sam3ft_trainer.store.uri import Address, open_store, parse_address
+from sam3ft_trainer.store.objects import Store, with_patience
+from sam3ft_trainer.store.records import ExportedFile, ExportRecord
+from sam3ft_trainer.store.uri import open_store, parse_address
 
 MANIFEST = "sam3ft-export.json"
 """Name of the manifest: facts of the export, and bytes and SHA-256 of every other file."""
+Patience = Callable[[Callable[[], Any]], Any]
+"""Repeats a call through outages and returns what it returned."""
 _READ_BYTES = 1 << 22
+_READ_BACK_BYTES = 1 << 25
+_ATTEMPTS = 2
+_STAGING = ".sam3ft-export-"
 
 
 def hash_files(folder: Path) -> dict[str, dict[str, Any]]:
@@ -69,17 +77,19 @@ def staging(destination: str, scratch: Path) -> Iterator[Path]:
 
     Args:
         destination: folder path or URL.
-        scratch: folder on this machine for exports that go to a bucket.
+        scratch: folder on this machine, of this run alone, for exports that go to a bucket.
 
     Raises:
         StorageDenied: the destination holds something that is not an export, or cannot be written.
     """
     address = parse_address(destination)
     parent = scratch
+    for left_behind in scratch.glob(f"{_STAGING}*"):  # of an attempt that was killed; the folder is this run's alone
+        shutil.rmtree(left_behind, ignore_errors=True)
     if address.scheme == "file":
         refuse_foreign(Path(address.path))
         parent = Path(address.path).parent
-    folder = parent / f".sam3ft-export-{uuid.uuid4().hex}"
+    folder = parent / f"{_STAGING}{uuid.uuid4().hex}"
     try:
         folder.mkdir(parents=True)
     except OSError as error:
@@ -109,10 +119,16 @@ def refuse_foreign(folder: Path) -> None:
 
 def _manifest_names(manifest: bytes | None) -> set[str]:
     """Files that an earlier export wrote; none without a readable manifest."""
+    return set() if manifest is None else {MANIFEST, *_manifest_files(manifest)}
+
+
+def _manifest_files(manifest: bytes) -> dict[str, Any]:
+    """Files of an earlier export with sizes and hashes; empty if its manifest cannot be read."""
     try:
-        return {MANIFEST, *json.loads(manifest)["files"]} if manifest is not None else set()
+        files = json.loads(manifest)["files"]
     except (ValueError, KeyError, TypeError):
-        return {MANIFEST}
+        return {}
+    return files if isinstance(files, dict) else {}
 
 
 def _refuse_names(where: str, present: set[str], allowed: set[str]) -> None:
@@ -124,24 +140,56 @@ def _refuse_names(where: str, present: set[str], allowed: set[str]) -> None:
         )
 
 
-def publish(staged: Path, destination: str, *, access: Access | None = None) -> str:
-    """Move or upload a staged folder, and return its address.
+def publish(staged: Path, destination: str, *, access: Access | None = None, outage_s: float = 0.0) -> str:
+    """Move or upload a staged folder, and return its address; in a bucket every byte has been read back then.
 
     Args:
-        staged: the folder.
+        staged: the folder, with its manifest.
         destination: folder path or URL.
         access: how a bucket is reached; None as in `open_store`.
+        outage_s: how long an unanswered request is repeated, s.
 
     Raises:
         StorageDenied: refused by the store, or no room.
-        StorageUnavailable: the store does not answer; the staged folder is untouched, so that it can be tried again.
+        StorageUnavailable: the store does not answer, or keeps other bytes than it was given; the staged folder is
+            untouched, so that it can be tried again.
     """
     address = parse_address(destination)
     if address.scheme == "file":
         _rename(staged, Path(address.path))
     else:
-        _upload(staged, address, access)
+        _upload(staged, open_store(address, access=access), partial(with_patience, outage_s=outage_s))
     return str(address)
+
+
+def export_record(folder: Path, *, address: str) -> ExportRecord:
+    """Return what a complete folder, its manifest included, will be known by at an address."""
+    manifest = folder / MANIFEST
+    files = {**hash_files(folder), MANIFEST: {"bytes": manifest.stat().st_size, "sha256": _sha256(manifest)}}
+    return ExportRecord(
+        address=address,
+        files=tuple(
+            ExportedFile(name=name, size=entry["bytes"], sha256=entry["sha256"])
+            for name, entry in sorted(files.items())
+        ),
+    )
+
+
+def is_in_place(record: ExportRecord, *, access: Access | None = None) -> bool:
+    """Say whether a recorded export still is where it was put: its manifest's content, and every file's size.
+
+    Raises:
+        StorageUnavailable: the store does not answer.
+    """
+    try:
+        store = open_store(record.address, access=access)
+        sizes = {info.key: info.size for info in store.list_objects("")}
+        if any(sizes.get(file.name) != file.size for file in record.files):
+            return False
+        manifest = next(file for file in record.files if file.name == MANIFEST)
+        return hashlib.sha256(store.get(MANIFEST)).hexdigest() == manifest.sha256
+    except StorageDenied:
+        return False
 
 
 def _rename(staged: Path, target: Path) -> None:
@@ -161,18 +209,41 @@ def _rename(staged: Path, target: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _upload(staged: Path, address: Address, access: Access | None) -> None:
+def _upload(staged: Path, store: Store, patiently: Patience) -> None:
     """Write every file, the manifest last; files of an earlier export that this one lacks go before that.
 
-    Without a manifest, files of this export's names are what a broken upload left behind.
+    Without a manifest, files of this export's names are what a broken upload left behind. An earlier export of the
+    same content stays as it is.
     """
-    store = open_store(address, access=access)
-    names = {*hash_files(staged)}
-    present = {info.key for info in store.list_objects("")}
-    earlier = _manifest_names(store.get(MANIFEST) if MANIFEST in present else None)
-    _refuse_names(str(address), present, earlier | names)
-    store.delete(sorted(present & {MANIFEST}))
-    for name in sorted(names):
-        store.put(name, staged / name)
-    store.delete(sorted(earlier & present - names - {MANIFEST}))
-    store.put(MANIFEST, staged / MANIFEST)
+    files = hash_files(staged)
+    present = {info.key: info.size for info in patiently(lambda: store.list_objects(""))}
+    manifest = patiently(lambda: store.get(MANIFEST)) if MANIFEST in present else None
+    earlier = _manifest_names(manifest)
+    _refuse_names(store.address, {*present}, earlier | {*files})
+    if manifest is not None and _manifest_files(manifest) == files and _sizes(files).items() <= present.items():
+        return
+    patiently(lambda: store.delete(sorted({*present} & {MANIFEST})))
+    for name in sorted(files):
+        _put_verified(store, name, staged / name, files[name]["sha256"], patiently)
+    patiently(lambda: store.delete(sorted(earlier & {*present} - {*files} - {MANIFEST})))
+    _put_verified(store, MANIFEST, staged / MANIFEST, _sha256(staged / MANIFEST), patiently)
+
+
+def _put_verified(store: Store, name: str, path: Path, sha256: str, patiently: Patience) -> None:
+    """Write a file and read it back; once more if it is not the same. Not every store checks what it is sent."""
+    for _ in range(_ATTEMPTS):
+        patiently(lambda: store.put(name, path))
+        if _sha256_of_object(store, name, path.stat().st_size, patiently) == sha256:
+            return
+    raise StorageUnavailable(f"{store.address}: {name} was accepted {_ATTEMPTS} times and does not read back the same")
+
+
+def _sha256_of_object(store: Store, name: str, size: int, patiently: Patience) -> str:
+    digest = hashlib.sha256()
+    for start in range(0, size, _READ_BACK_BYTES):
+        digest.update(patiently(partial(store.get_range, name, start, min(_READ_BACK_BYTES, size - start))))
+    return digest.hexdigest()
+
+
+def _sizes(files: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+    return {name: entry["bytes"] for name, entry in files.items()}

@@ -15,7 +15,6 @@ from sam3ft_trainer.evaluate.read import truth_of
 from sam3ft_trainer.evaluate.report.build import CONFIG, build_report, save_pictures
 from sam3ft_trainer.evaluate.report.document import FinalScores
 from sam3ft_trainer.evaluate.scores import SplitScores
-from sam3ft_trainer.export.package import ExportResult
 from sam3ft_trainer.model.processor import build_processor
 from sam3ft_trainer.run.handover import hand_over
 from sam3ft_trainer.run.scoring import evaluation_plan, score_split, tell_scores
@@ -130,10 +129,10 @@ def _score_hf_call(run: Session, split: str) -> SplitScores:
     )
 
 
-def _record(run: Session, final: RunScores, exported: ExportResult | None) -> None:
+def _record(run: Session, final: RunScores, exported: str | None) -> None:
     """Write the scores, close the log with the final entry, then the report: the report can always be made again."""
     work_dir: Path = run.environment.work_dir
-    final = final.model_copy(update={"export": None if exported is None else exported.address})
+    final = final.model_copy(update={"export": exported})
     write_atomically(work_dir / SCORES_FILE, final.model_dump_json(indent=1))
     reports = {split: dataset.report.to_json() for split, dataset in run.foundation.datasets.items()}
     if not (work_dir / CONFIG).exists():

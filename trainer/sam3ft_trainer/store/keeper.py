@@ -9,9 +9,6 @@ from sam3ft_trainer.store.objects import Store
 from sam3ft_trainer.store.records import RetireEntry
 from sam3ft_trainer.store.retention import commits_to_retire, orphans
 
-EXPORTS = "export"
-"""Prefix of copies of exports: `export/g0007-1a2b3c4d/...`."""
-
 
 @dataclass(slots=True)
 class Keeper:
@@ -62,9 +59,8 @@ class Keeper:
             yield from self._sweep()
 
     def _sweep(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        prefixes = [*self.store.list_prefixes(CHECKPOINTS), *self.store.list_prefixes(EXPORTS)]
         found = orphans(
-            prefixes,
+            self.store.list_prefixes(CHECKPOINTS),
             self.log.history,
             generation=self.generation,
             now_unix_s=self.clock(),

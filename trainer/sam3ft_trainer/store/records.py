@@ -79,7 +79,7 @@ class FileRecord(Record):
         key: relative to the run's address.
         size: bytes.
         xxh3_128: hex hash of the content, computed before the upload from the memory that was uploaded.
-        group: model, optimizer, ema and so on; `index` and `export` files hold no state.
+        group: model, optimizer, ema and so on; `index` files hold no state.
     """
 
     key: str
@@ -150,21 +150,45 @@ class RetireEntry(_Entry):
     detail: str = ""
 
 
+class ExportedFile(Record):
+    """One file of an exported model.
+
+    Attributes:
+        name: relative to the export's address.
+        size: bytes.
+        sha256: hex hash of the content, as in the export's manifest.
+    """
+
+    name: str
+    size: int
+    sha256: str
+
+
+class ExportRecord(Record):
+    """A model that was handed over.
+
+    Attributes:
+        address: folder or bucket prefix.
+        files: all of them, by name.
+    """
+
+    address: str
+    files: tuple[ExportedFile, ...]
+
+
 class FinalEntry(_Entry):
     """An export, or the end of the run.
 
     Attributes:
         what: `export` for a model that was handed over, `run` for the end.
         meta: step and metrics of the exported weights or of the end.
-        prefix: where the copy of the export lies; empty without files.
-        files: the copy, with sizes and hashes.
+        export: what was handed over; None for the end.
     """
 
     kind: Literal["final"] = "final"
     what: Literal["export", "run"]
     meta: CommitMeta
-    prefix: str = ""
-    files: tuple[FileRecord, ...] = ()
+    export: ExportRecord | None = None
 
 
 Entry = ClaimEntry | CommitEntry | RetireEntry | FinalEntry

@@ -20,7 +20,7 @@ from sam3ft_trainer.store.slab import HASH_PIECE
 READ_BYTES = 16 << 20
 """Neighbouring tensors are read together up to this size; memory beyond the tensors is about this, per reader."""
 _READERS = 4
-STATELESS = frozenset({"index", "export"})
+STATELESS = frozenset({"index"})
 """Groups of files that hold no tensors of the state."""
 
 

@@ -37,7 +37,7 @@ def orphans(
 
     Only prefixes of generations older than `generation`, untouched for `min_age_s` seconds; foreign names are left.
     """
-    referred = {commit.prefix for commit in history.live_commits()} | {final.prefix for final in history.finals}
+    referred = {commit.prefix for commit in history.live_commits()}
     return [
         info.prefix
         for info in prefixes
