@@ -64,6 +64,7 @@ def open_session(config: TrainingConfig, environment: WorkerEnvironment, last_wo
         foundation = lay_foundation(config, device=device, group=group, reporter=reporter)
         store = _claim(config, environment, foundation)
         stack.callback(store.close)
+        last_word.claimed(store.objects)
         state = _restore(config, environment, foundation, store)
         last_word.micro_batch, last_word.checkpoint_step = state.micro_batch, store.newest_step
         last_word.step = state.step

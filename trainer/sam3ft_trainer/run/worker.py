@@ -21,6 +21,8 @@ from sam3ft_api.files import write_atomically
 from sam3ft_api.training import TrainingConfig
 from sam3ft_api.worker import WorkerResult
 from sam3ft_trainer.conf.document import parse_document
+from sam3ft_trainer.run.last_lines import LastLines
+from sam3ft_trainer.store.objects import Store
 
 MESSAGE_LIMIT = 2048
 TRACEBACK_LIMIT = 16384
@@ -85,13 +87,25 @@ class WorkerEnvironment:
 class LastWord:
     """Keeps the newest facts for the worker's result and writes it once, whoever ends the process."""
 
-    def __init__(self, environment: WorkerEnvironment) -> None:
-        """Speak for the worker of `environment`."""
-        self._environment = environment
+    def __init__(self, environment: WorkerEnvironment, lines: LastLines | None = None) -> None:
+        """Speak for the worker of `environment`, and keep its lines where they outlive it."""
+        self._environment, self._lines = environment, lines
+        self._store: Store | None = None
         self.step = 0
         self.checkpoint_step: int | None = None
         self.metrics: dict[str, float] = {}
         self.micro_batch: int | None = None
+
+    def claimed(self, store: Store) -> None:
+        """Take note of the run's store, which this worker's group has claimed: from now on it may write there."""
+        self._store = store
+        if self._lines is not None:
+            self._lines.keep_left_behind(store)
+
+    def keep_lines(self, code: int, words: str) -> None:
+        """Keep the last lines, of a failure that they explain; may take some seconds, so it comes last."""
+        if self._lines is not None:
+            self._lines.keep_own(self._store, code, words)
 
     def write(self, code: int, message: str = "", trace: str = "") -> None:
         """Write the result file; without a launcher there is none and nothing is written."""
@@ -132,7 +146,13 @@ def main() -> int:
     except InvalidConfig as error:
         sys.stderr.write(f"error: {error}\n")
         return int(error.code)
-    last_word = LastWord(environment)
+    lines = LastLines(environment.work_dir, rank=environment.rank, attempt=environment.attempt)
+    code = _run_to_its_end(environment, LastWord(environment, lines))
+    lines.close()
+    return int(code)
+
+
+def _run_to_its_end(environment: WorkerEnvironment, last_word: LastWord) -> ExitCode:
     try:
         _run(environment, last_word)
     except BaseException as error:  # noqa: BLE001 - the process edge: every end becomes an exit code
@@ -140,9 +160,12 @@ def main() -> int:
         trace = traceback.format_exc() if code == ExitCode.INTERNAL_ERROR else ""
         sys.stderr.write(trace or f"{code.name.lower()}: {message}\n")
         last_word.write(code, message, trace)
-        return int(code)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        last_word.keep_lines(code, trace or message)
+        return code
     last_word.write(ExitCode.SUCCEEDED, "complete")
-    return int(ExitCode.SUCCEEDED)
+    return ExitCode.SUCCEEDED
 
 
 def _run(environment: WorkerEnvironment, last_word: LastWord) -> None:

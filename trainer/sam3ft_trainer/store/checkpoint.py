@@ -65,6 +65,11 @@ class RunStore:
         return self._log.store.address
 
     @property
+    def objects(self) -> Store:
+        """The store itself, for what belongs to the run and is no part of its history."""
+        return self._log.store
+
+    @property
     def generation(self) -> int:
         """Number of this incarnation, 1 for the first that ever claimed the address."""
         return self._claimed.generation

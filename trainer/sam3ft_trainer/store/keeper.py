@@ -8,6 +8,7 @@ from sam3ft_trainer.store.log import CHECKPOINTS, CommitLog
 from sam3ft_trainer.store.objects import Store
 from sam3ft_trainer.store.records import RetireEntry
 from sam3ft_trainer.store.retention import commits_to_retire, orphans
+from sam3ft_trainer.store.tails import forget_old_tails
 
 
 @dataclass(slots=True)
@@ -70,3 +71,4 @@ class Keeper:
             self.store.delete_prefix(prefix)
         if found:
             yield "orphans_swept", {"prefixes": found}
+        forget_old_tails(self.store)
