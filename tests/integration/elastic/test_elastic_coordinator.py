@@ -25,39 +25,26 @@ def run(group: Group, *, member: tuple[str, ...] = ()) -> None:
     group.wait_steps()
 
 
-def check_outages(group: Group, outages_s: list[float]) -> None:
+def check_outages(group: Group, outages_s: list[float], pauses_s: list[float]) -> None:
     run(group)
     for outage_s in outages_s:
         group.kill_coordinator()
         time.sleep(outage_s)
         group.start_coordinator()
+    for pause_s in pauses_s:
+        wait_for(lambda: len(group.progress()["nodes"]) == 3, what="all nodes are back")
+        group.stop_coordinator_for(pause_s)
     check_undisturbed(group)
 
 
-def test_a_coordinator_that_is_restarted_stops_nobody(group: Group):
-    check_outages(group, [0.0, 3.0])
+def test_a_coordinator_that_is_restarted_or_stopped_for_ten_seconds_stops_nobody(group: Group):
+    check_outages(group, [0.0, 3.0], [10.0])
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
-def test_a_coordinator_that_is_restarted_again_and_again_stops_nobody(group: Group):
-    check_outages(group, [0.0, 1.0, 3.0, 8.0] * 5)
-
-
-def test_a_coordinator_that_is_stopped_for_ten_seconds_stops_nobody(group: Group):
-    run(group)
-    group.stop_coordinator_for(10.0)
-    check_undisturbed(group)
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(1800)
-def test_a_coordinator_that_is_stopped_again_and_again_stops_nobody(group: Group):
-    run(group)
-    for _ in range(10):
-        group.stop_coordinator_for(10.0)
-        time.sleep(2.0)
-    check_undisturbed(group)
+def test_outages_of_the_coordinator_one_after_the_other_stop_nobody(group: Group):
+    check_outages(group, [0.0, 1.0, 3.0, 8.0] * 5, [2.0, 5.0, 10.0, 15.0] * 5)
 
 
 @pytest.mark.parametrize("how", ["killed", "stopped"])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from elastic_site import Group
-from launcher_site import is_alive, wait_for
+from launcher_site import wait_for
 
 from sam3ft_api.exit_codes import ExitCode
 
@@ -86,24 +86,12 @@ def test_an_evicted_node_saves_and_leaves_with_20_and_the_others_lose_no_step(gr
 @pytest.mark.parametrize("last", [0, 2])
 def test_nodes_whose_workers_end_apart_all_end_with_0(group: Group, last: int):
     group.start_coordinator()
-    group.start(0, 1, 2, member=("--steps", "20", "--linger", f"{last}:3"))
+    group.start(0, 1, 2, member=("--steps", "20", "--linger", f"{last}:1.5"))
 
     assert [0, 0, 0] == group.codes()
     assert ["Succeeded"] * 3 == [node.termination().reason for node in group.nodes.values()]
     assert group.progress()["state"] == "complete"
     assert list(range(1, 21)) == group.steps()
-
-
-def test_workers_die_with_their_launcher_on_every_node(group: Group):
-    group.start_coordinator()
-    group.start(0, 1, 2, processes=2)
-    group.wait_formed(0, 1, 2, processes=2)
-    pids = [pid for slot in range(3) for pid in group.workers(slot)]
-    for slot in range(3):
-        group.kill(slot)
-
-    assert len(pids) == 6
-    wait_for(lambda: not any(is_alive(pid) for pid in pids), within_s=10, what="the end of the workers")
 
 
 def skewed(seconds: float) -> dict[str, str]:
@@ -119,7 +107,7 @@ def test_clocks_that_are_ten_seconds_apart_cause_no_flapping(group: Group):
     for slot, off_s in ((0, 10.0), (1, -10.0), (2, 0.0)):
         group.start(slot, env=skewed(off_s))
     group.wait_formed(0, 1, 2)
-    time.sleep(8)
+    time.sleep(6)
 
     assert group.rounds() == 1
     ahead, behind = group.starts(0)[0], group.starts(1)[0]
