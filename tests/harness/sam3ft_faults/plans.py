@@ -4,7 +4,8 @@
 
 RANK is the global rank, `*` each one. STEP counts from 0 where a step is computed, and is the number of finished steps
 where a state is saved, restored, scored or exported. A plan with a step strikes once (each rank that it names) in the
-life of its record folder, whatever is restarted; `?` strikes once, at the first step that comes; `*` every time.
+life of its record folder, whatever is restarted; `6+` strikes once, at step 6 or the first one after it that comes
+along, `?` once at any step, `*` every time.
 """
 
 import re
@@ -31,7 +32,7 @@ SIGNALS = ("TERM", "KILL", "STOP", "INT")
 ACTIONS = (*SIGNALS, "raise", "oom", "nan", "sleep")
 NAN_PHASES = frozenset({"before_forward", "backward", "all_reduce"})
 """Where there are numbers to spoil that every rank sees: pixels, a gradient, a bucket of gradients."""
-_PLAN = re.compile(r"(?P<phase>[a-z_]+)(@(?P<byte>\d+))?:(?P<rank>\d+|\*):(?P<step>\d+|\?|\*):(?P<action>.+)")
+_PLAN = re.compile(r"(?P<phase>[a-z_]+)(@(?P<byte>\d+))?:(?P<rank>\d+|\*):(?P<step>\d+\+?|\?|\*):(?P<action>.+)")
 
 
 class FaultPlanError(ValueError):
@@ -46,6 +47,7 @@ class FaultPlan:
         phase: one of `PHASES`.
         rank: global rank, None for any.
         step: None for any; see the module.
+        or_later: the first later step will do.
         repeats: strikes every time.
         action: one of `ACTIONS`.
         seconds: of `sleep`.
@@ -58,6 +60,7 @@ class FaultPlan:
     action: str
     seconds: float = 0.0
     at_byte: int = 0
+    or_later: bool = False
     repeats: bool = False
 
     @classmethod
@@ -74,10 +77,11 @@ class FaultPlan:
         plan = cls(
             phase=found["phase"],
             rank=_number(found["rank"]),
-            step=_number(found["step"]),
+            step=_number(found["step"].removesuffix("+")),
             action=action,
             seconds=_seconds(text, seconds) if action == "sleep" else 0.0,
             at_byte=int(found["byte"] or 0),
+            or_later=found["step"].endswith("+"),
             repeats=found["step"] == "*",
         )
         plan._check(text, has_value=bool(seconds), has_byte=found["byte"] is not None)
@@ -97,7 +101,8 @@ class FaultPlan:
 
     def is_for(self, phase: str, *, rank: int, step: int) -> bool:
         """Say whether the plan means this moment."""
-        return self.phase == phase and self.rank in {None, rank} and self.step in {None, step}
+        is_step = self.step in {None, step} or (self.or_later and self.step is not None and step >= self.step)
+        return self.phase == phase and self.rank in {None, rank} and is_step
 
 
 def parse_plans(text: str) -> tuple[FaultPlan, ...]:

@@ -156,7 +156,7 @@ SEAMS: tuple[Seam, ...] = (
     Seam(f"{_STORE}.slab", "Slab.stage", ("stage",), _before("stage", lambda s, _, __: s.saving_step)),
     Seam(f"{_STORE}.saver", "Saver._upload", ("upload",), _upload),
     Seam(f"{_STORE}.saver", "Saver._commit", ("before_commit", "after_commit"), _commit),
-    Seam(f"{_STORE}.resuming", "load_commit", ("restore",), _before("restore", lambda _, a, __: a[1].meta.step)),
+    Seam(f"{_STORE}.resuming", "Resumer._try", ("restore",), _before("restore", lambda _, a, __: a[1].meta.step)),
     Seam(f"{_RUN}.scoring", "score_split", ("evaluate",), _before("evaluate", lambda _, a, __: a[0].state.step)),
     Seam(f"{_RUN}.handover", "hand_over", ("export",), _before("export", lambda _, __, m: m["step"])),
 )

@@ -74,17 +74,17 @@ def toy(tmp_path: Path) -> dict[str, str]:
     package.mkdir(parents=True)
     (package.parent / "__init__.py").touch()
     (package / "__init__.py").touch()
-    (package / "resuming.py").write_text("def load_commit(reader, commit):\n    return 'loaded'\n")
+    (package / "resuming.py").write_text("class Resumer:\n    def _try(self, commit):\n        return 'loaded'\n")
     environment = fault_environment("restore:0:4:raise", tmp_path / "records", {"PATH": "/usr/bin", "RANK": "0"})
     return environment | {"PYTHONPATH": f"{environment['PYTHONPATH']}:{tmp_path / 'toy'}"}
 
 
 CALL = """
 from types import SimpleNamespace as N
-from sam3ft_trainer.store.resuming import load_commit
+from sam3ft_trainer.store.resuming import Resumer
 for step in (3, 4, 4):
     try:
-        print(step, load_commit(None, N(meta=N(step=step))))
+        print(step, Resumer()._try(N(meta=N(step=step))))
     except Exception as error:
         print(step, type(error).__name__)
 """
@@ -109,13 +109,13 @@ def test_another_rank_and_a_process_without_plan_are_left_alone(tmp_path: Path, 
 
 def test_a_plan_that_cannot_be_carried_out_ends_the_process_at_once(toy: dict[str, str], tmp_path: Path):
     unknown = python("print('alive')", toy | {"SAM3FT_FAULT_PLAN": "nowhere:0:4:raise"})
-    (tmp_path / "toy/sam3ft_trainer/store/resuming.py").write_text("def load(reader, commit):\n    pass\n")
+    (tmp_path / "toy/sam3ft_trainer/store/resuming.py").write_text("class Resumer:\n    pass\n")
     missing = python(CALL, toy)
 
     assert (PLAN_ERROR, "") == (unknown.returncode, unknown.stdout)
     assert "phase 'nowhere' is unknown" in unknown.stderr
     assert (PLAN_ERROR, "") == (missing.returncode, missing.stdout)
-    assert "seam sam3ft_trainer.store.resuming:load_commit does not exist" in missing.stderr
+    assert "seam sam3ft_trainer.store.resuming:Resumer._try does not exist" in missing.stderr
 
 
 def test_a_sitecustomize_of_the_machine_is_still_read(toy: dict[str, str], tmp_path: Path):
@@ -142,6 +142,17 @@ def test_a_question_mark_strikes_the_first_time_alone(tmp_path: Path):
     striker.strike("data", 8)
 
     assert [7] == [record["step"] for record in fired(tmp_path)]
+
+
+def test_a_plus_strikes_once_at_the_step_or_the_first_after_it(tmp_path: Path):
+    striker = Striker(parse_plans("data:*:6+:raise"), tmp_path)
+
+    striker.strike("data", 5)
+    with pytest.raises(InjectedFault):
+        striker.strike("data", 8)
+    striker.strike("data", 9)
+
+    assert [8] == [record["step"] for record in fired(tmp_path)]
 
 
 def test_only_nan_is_left_to_the_seam(tmp_path: Path):
