@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 
+from sam3ft_trainer.store.access import Access
 from sam3ft_trainer.store.log import CommitLog
 from sam3ft_trainer.store.uri import open_store
 
@@ -146,6 +147,24 @@ class Ended:
         return (self.folder / "model/model.safetensors").read_bytes()
 
 
+@dataclass(frozen=True)
+class Undisturbed:
+    """A run from its first step to its last.
+
+    Attributes:
+        bench: the spec it was made from.
+        ended: how it ended.
+    """
+
+    bench: Bench
+    ended: Ended
+
+    def commit_cursors(self) -> dict[int, int]:
+        """Images used so far by the step of each commit."""
+        commits = CommitLog(open_store(str(self.ended.folder / "checkpoints"))).read().commits
+        return {commit.meta.step: int(commit.meta.cursor["images"]) for commit in commits}  # type: ignore[arg-type]
+
+
 def make_data(folder: Path, images: int = 12) -> Path:
     """Make a data set of the example's first images; one or two will be held out."""
     document = json.loads((EXAMPLE / "train/_annotations.coco.json").read_text())
@@ -192,10 +211,15 @@ def traced(*folders: Path) -> Iterator[dict[str, Any]]:
                     continue
 
 
-def assert_each_image_of_each_epoch_once(*folders: Path, steps: int) -> dict[int, tuple[int, ...]]:
+def assert_each_image_of_each_epoch_once(
+    *folders: Path, steps: int, world_size: int | None = None
+) -> dict[int, tuple[int, ...]]:
     """Judge the traces of all nodes of a run: a repeated step used the same images, and no image is missed or repeated.
 
-    Ranks may come and go, so the images of a step are the union of one complete set of ranks; every set agrees.
+    Args:
+        folders: of the nodes.
+        steps: of the run.
+        world_size: ranks, where it never changed: each image of a step has one of them, and all have left traces.
 
     Returns:
         The sorted images of each step.
@@ -208,6 +232,9 @@ def assert_each_image_of_each_epoch_once(*folders: Path, steps: int) -> dict[int
             shares.setdefault(image_id, set()).add(record["rank"])
         assert epoch_of.setdefault(record["step"], record["epoch"]) == record["epoch"]
     assert list(range(steps)) == sorted(images_of)
+    if world_size is not None:
+        assert {1} == {len(ranks) for shares in images_of.values() for ranks in shares.values()}
+        assert set(range(world_size)) == set().union(*(r for shares in images_of.values() for r in shares.values()))
     counts = Counter((epoch_of[step], image) for step, images in images_of.items() for image in images)
     assert set(counts.values()) == {1}, "an image was used by two steps of one epoch"
     everything = {image for epoch, image in counts if epoch == 0}
@@ -216,8 +243,8 @@ def assert_each_image_of_each_epoch_once(*folders: Path, steps: int) -> dict[int
     return {step: tuple(sorted(images)) for step, images in images_of.items()}
 
 
-def state_hashes(address: str, step: int) -> dict[str, str]:
+def state_hashes(address: str, step: int, *, access: Access | None = None) -> dict[str, str]:
     """Hash of every file of the commit of a step, by its name: the whole state, optimizer and averages included."""
-    commits = CommitLog(open_store(address)).read().commits
+    commits = CommitLog(open_store(address, access=access)).read().commits
     entry = next(entry for entry in reversed(commits) if entry.meta.step == step)
     return {file.key.rpartition("/")[2]: file.xxh3_128 for file in entry.files}
