@@ -15,9 +15,10 @@ from pathlib import Path
 from urllib.request import Request, urlopen
 
 import trustme
-from components import binary
+from gcs_gate import gate
 from s3_server import HOST, S3Server, free_port
 
+from components import binary
 from sam3ft_api.training import StorageConfig
 from sam3ft_trainer.store.access import Access, run_access
 from sam3ft_trainer.store.objects import Store
@@ -40,7 +41,7 @@ class Site:
         folder: where the file of profiles goes.
         secrets: what must never be shown.
         wrong: by the cause that they provoke, variables that replace those above.
-        fences: whether the server refuses a second creation.
+        process: variables that the process itself needs.
     """
 
     name: str
@@ -51,7 +52,7 @@ class Site:
     profile: Mapping[str, object] = field(default_factory=dict)
     secrets: Sequence[str] = ()
     wrong: Wrong = field(default_factory=dict)
-    fences: bool = True
+    process: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def environ(self) -> dict[str, str]:
@@ -67,7 +68,11 @@ class Site:
 
     def open(self, prefix: str = "", *, create: bool = True) -> Store:
         """Open a prefix."""
-        return open_store("/".join(filter(None, [self.bucket, prefix])), create=create, access=self.access())
+        return self.open_at("/".join(filter(None, [self.bucket, prefix])), create=create)
+
+    def open_at(self, address: str, *, create: bool = False) -> Store:
+        """Open an address by these settings."""
+        return open_store(address, create=create, access=self.access())
 
     def fresh(self) -> Store:
         """Open a prefix that nobody has used."""
@@ -91,6 +96,16 @@ def s3_site(folder: Path) -> Iterator[Site]:
     """S3, the bucket in the path."""
     with S3Server(_made(folder / "buckets")) as server:
         yield s3_settings("s3", server, folder)
+
+
+@contextmanager
+def s3_virtual_site(folder: Path) -> Iterator[Site]:
+    """S3, the bucket in the host's name. No name server knows these names: the server serves as its own proxy."""
+    port = free_port()
+    options = ["--virtual-domain", f"s3.test:{port}"]
+    with S3Server(_made(folder / "buckets"), port=port, options=options) as server:
+        site = s3_settings("s3-virtual", server, folder).but(endpoint=f"http://s3.test:{port}", addressing="virtual")
+        yield replace(site, process={"HTTP_PROXY": server.endpoint, "http_proxy": server.endpoint})
 
 
 @contextmanager
@@ -137,35 +152,28 @@ def s3_settings(name: str, server: S3Server, folder: Path) -> Site:
 
 @contextmanager
 def gs_site(folder: Path) -> Iterator[Site]:
-    """An imitation of Google's storage, without credentials as it checks none."""
+    """An imitation of Google's storage, behind a gate; it checks no credentials."""
     port = free_port()
-    endpoint = f"http://{HOST}:{port}"
-    options = [
-        "-scheme",
-        "http",
-        "-host",
-        HOST,
-        "-port",
-        str(port),
-        "-backend",
-        "memory",
-        "-public-host",
-        f"{HOST}:{port}",
-    ]
-    with process([str(binary("fake-gcs-server")), *options], port, folder / "gcs.log"):
-        ask = Request(f"{endpoint}/storage/v1/b?project=test", data=b'{"name": "runs"}', method="POST")  # noqa: S310
+    options = ["-scheme", "http", "-host", HOST, "-port", str(port), "-backend", "memory"]
+    options += ["-public-host", f"{HOST}:{port}"]
+    server = process([str(binary("fake-gcs-server")), *options], port, folder / "gcs.log")
+    with server, gate(HOST, port) as gate_port:
+        ask = Request(f"http://{HOST}:{port}/storage/v1/b?project=test", data=b'{"name": "runs"}', method="POST")
         ask.add_header("Content-Type", "application/json")
         urlopen(ask, timeout=10).close()  # noqa: S310 - loopback
-        profile = {"endpoint": endpoint, "allowHttp": True, "allowNetworks": ["loopback"], "retries": 1}
         token = f"canary{secrets.token_hex(12)}"
+        profile = {
+            "endpoint": f"http://{HOST}:{gate_port}",
+            "allowHttp": True,
+            "allowNetworks": ["loopback"],
+            "retries": 1,
+        }
         yield Site("gs", "gs://runs", "gs://missing", folder, {"GOOGLE_BEARER_TOKEN": token}, profile, secrets=(token,))
 
 
 @contextmanager
 def az_site(folder: Path) -> Iterator[Site]:
     """An imitation of Azure's storage, with an account and a key of its own."""
-    import obstore  # noqa: F401, PLC0415 - obstore makes no containers; the request is made below
-
     port, account = free_port(), "testaccount"
     key = base64.b64encode(secrets.token_bytes(48)).decode()
     canary = base64.b64encode(secrets.token_bytes(48)).decode()
@@ -174,8 +182,6 @@ def az_site(folder: Path) -> Iterator[Site]:
         str(port),
         "--blobHost",
         HOST,
-        "--location",
-        str(folder),
         "--silent",
         "--inMemoryPersistence",
     ]
@@ -245,6 +251,7 @@ def process(
 SITES: dict[str, Callable[[Path], "contextmanager[Iterator[Site]]"]] = {  # type: ignore[type-arg]
     "folder": folder_site,
     "s3": s3_site,
+    "s3-virtual": s3_virtual_site,
     "s3-tls": s3_tls_site,
     "gs": gs_site,
     "az": az_site,
