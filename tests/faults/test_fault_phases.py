@@ -13,6 +13,7 @@ from fault_bench import Bench, Ended, Undisturbed, assert_each_image_of_each_epo
 from sam3ft_api.exit_codes import ExitCode
 from sam3ft_faults.installing import fault_environment
 from sam3ft_faults.plans import NAN_PHASES, PHASES
+from sam3ft_faults.record import Figures
 from sam3ft_faults.striking import fired
 
 Make = Callable[[int], Bench]
@@ -26,6 +27,7 @@ SAYS = {
     "STOP": r"ended with 24 \(Hung\)",
 }
 """How the launcher words the end that a signal leads to."""
+CHAINS = "two ranks struck in every phase"
 RANK = {phase: 0 if phase in {"before_commit", "after_commit", "export"} else 1 for phase in PHASES}
 """Rank 0 alone goes through these three."""
 
@@ -102,23 +104,31 @@ def test_ranks_struck_in_eight_phases_end_as_the_table_says_and_change_no_bit(un
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("action", ["KILL", "TERM", "INT", "raise"])
-def test_every_phase_struck_with_a_signal_changes_no_bit(action: str, undisturbed: Runs, like: Make):
+def test_every_phase_struck_with_a_signal_changes_no_bit(action: str, undisturbed: Runs, like: Make, figures: Figures):
     check_chain(undisturbed(2), like(2), dict.fromkeys(PHASES, action))
+
+    figures.add(CHAINS, seed=action, faults=len(PHASES), different_bits=0)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
-def test_a_rank_that_is_stopped_in_any_phase_is_noticed_and_changes_no_bit(undisturbed: Runs, like: Make):
+def test_a_rank_that_is_stopped_in_any_phase_is_noticed_and_changes_no_bit(
+    undisturbed: Runs, like: Make, figures: Figures
+):
     bench = like(2)
     bench.runtime = {"watchdog_s": 20}
 
     check_chain(undisturbed(2), bench, dict.fromkeys(PHASES, "STOP"))
 
+    figures.add(CHAINS, seed="STOP", faults=len(PHASES), different_bits=0)
+
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
-def test_a_rank_that_dawdles_in_every_phase_is_waited_for(undisturbed: Runs, like: Make):
+def test_a_rank_that_dawdles_in_every_phase_is_waited_for(undisturbed: Runs, like: Make, figures: Figures):
     check_chain(undisturbed(2), like(2), dict.fromkeys(PHASES, "sleep=2"), restarts=False)
+
+    figures.add(CHAINS, seed="sleep", faults=len(PHASES), different_bits=0)
 
 
 def check_verdict(undisturbed: Undisturbed, bench: Bench, plan: str, code: int, *, words: str) -> None:
@@ -154,12 +164,13 @@ def test_a_device_without_memory_for_one_image_is_the_verdict_16_and_the_run_can
     ],
 )
 def test_without_restarts_the_first_fault_is_the_exit_code_and_a_rerun_changes_no_bit(
-    plan: str, code: int, undisturbed: Runs, like: Make
+    plan: str, code: int, undisturbed: Runs, like: Make, figures: Figures
 ):
     bench = like(2)
     bench.restarts = 0
 
     check_verdict(undisturbed(2), bench, plan, code, words="")
+    figures.add("two ranks ended by a fault, and run again", seed=plan, different_bits=0)
 
 
 @pytest.mark.soak

@@ -14,6 +14,7 @@ from s3_server import S3Server
 from simulation import Fate, Incarnation, Problem, draw_problem, first_state, recomputed
 from store_bench import Site, folder_site, s3_site
 
+from sam3ft_faults.record import Figures
 from sam3ft_trainer.store.history import History
 
 QUICK = 5
@@ -146,9 +147,22 @@ def test_a_schedule_of_kills_and_resizes_misses_and_repeats_nothing(
 @pytest.mark.soak
 @pytest.mark.parametrize("number", range(QUICK, ALL))
 def test_each_of_fifty_schedules_misses_and_repeats_nothing(
-    number: int, tmp_path: Path, s3_server: S3Server, s3_bucket: str
+    number: int, tmp_path: Path, s3_server: S3Server, s3_bucket: str, figures: Figures
 ):
-    check_schedule(number, place(number, s3_server, s3_bucket, tmp_path))
+    lives = check_schedule(number, place(number, s3_server, s3_bucket, tmp_path))
+
+    ends = Counter(life.ended for life in lives)
+    figures.add(
+        "simulated schedules, 1 to 8 ranks",
+        seed=number,
+        incarnations=len(lives),
+        killed=ends["killed"],
+        fenced=ends["fenced"],
+        resized=ends["stopped"],
+        steps=sum(len(life.states) for life in lives),
+        missed_images=0,
+        repeated_images=0,
+    )
 
 
 def test_the_simulated_model_notices_a_missed_image_and_a_swapped_order():
