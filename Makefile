@@ -13,7 +13,7 @@ PYTEST := $(BIN)/python -m pytest
 ARGS ?=
 
 .PHONY: help install components lock demo test test-unit test-soak soak lint format types imports docstrings spelling package \
-	bench-fullsize bench-loop bench-gpu bench-loss clean
+	bench-fullsize bench-loop bench-gpu bench-loss bench-stream clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,6 +77,9 @@ bench-loop: install ## share of a step that is neither forward, backward nor opt
 
 bench-gpu: install ## images/s, share of the bf16 peak and memory on a GPU, by mode, phrases and micro-batch
 	@$(BIN)/python -m benchmarks.gpu $(ARGS)
+
+bench-stream: install ## loader images/s/core from a real S3 server at 30 ms a request, beside boto3 (ARGS=--latency-ms=100)
+	@$(BIN)/python -m benchmarks.stream $(ARGS)
 
 bench-loss: install ## time and memory of losses and matchers by number of objects
 	@$(BIN)/python -m benchmarks.loss $(ARGS)
