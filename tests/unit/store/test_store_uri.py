@@ -47,7 +47,10 @@ def test_an_unknown_kind_is_refused_with_the_allowed_ones(text: str):
         assert f"{allowed}://" in str(refusal.value)
 
 
-@pytest.mark.parametrize("text", ["s3://key:hunter2@bucket/x", "s3://bucket/x?secret=hunter2", "ftp://u:hunter2@host"])
+@pytest.mark.parametrize(
+    "text",
+    ["s3://key:hunter2@bucket/x", "s3://key:hunter2/x@bucket", "s3://bucket/x?secret=hunter2", "ftp://u:hunter2@host"],
+)
 def test_credentials_in_an_address_are_refused_and_not_repeated(text: str):
     with pytest.raises(InvalidConfig) as refusal:
         parse_address(text)

@@ -69,7 +69,7 @@ def parse_address(text: str) -> Address:
             + ", ".join(f"{name}://" for name in OPENERS)
         )
     parts = urlsplit(text)
-    if "@" in parts.netloc or parts.query:
+    if "@" in parts.netloc or (":" in parts.netloc and scheme != "file") or parts.query:
         raise InvalidConfig(
             f"address {_without_secret(text)!r}: credentials and options do not belong into an address; "
             "give credentials through the environment"
@@ -146,4 +146,10 @@ OPENERS: dict[str, Opener] = {
 
 
 def _without_secret(text: str) -> str:
-    return re.sub(r"//[^/@]*@", "//***@", text.partition("?")[0])
+    """Return an address without what may be credentials: all up to its last @ (a key may hold slashes), all from ?."""
+    scheme, slashes, rest = text.partition("?")[0].partition("://")
+    if not slashes:
+        return scheme
+    head, at, tail = rest.rpartition("@")
+    hidden = "***" if at or ":" in tail.partition("/")[0] else ""
+    return f"{scheme}://{hidden}" + (f"@{tail}" if at else "" if hidden else f"{head}{tail}")
