@@ -187,6 +187,7 @@ def _limits_of(spec: SAM3FineTuneSpec | None) -> dict[str, Any]:
     return {
         "grace_s": float(spec.workers.termination_grace_period_seconds),
         "deadline_s": spec.active_deadline_seconds,
+        "warm_spares": spec.workers.warm_spares,
         "budget": RestartBudget(
             max_restarts=policy.max_restarts,
             window_s=policy.window_seconds,

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -109,3 +110,21 @@ def test_a_worker_cannot_tell_whether_it_was_a_spare(group: Group):
     assert (cold["argv"], cold["name"], cold["output"]) == (warm["argv"], warm["name"], warm["output"])
     assert "noted" in group.nodes[0].log(0)
     assert warm["input"] == os.devnull
+
+
+NO_DEVICE = """
+import importlib, torch
+def asked(*_):
+    raise AssertionError("a device was asked for before the worker had its place")
+torch.cuda._lazy_init = torch._C._cuda_getDeviceCount = torch._C._cuda_init = asked
+from sam3ft_trainer.run.launcher.spare import PRELOADED
+for name in PRELOADED:
+    importlib.import_module(name)
+print(torch.cuda.is_initialized())
+"""
+
+
+def test_what_a_spare_imports_asks_for_no_device():
+    answer = subprocess.run([sys.executable, "-c", NO_DEVICE], capture_output=True, text=True, check=False)
+
+    assert (answer.stdout.strip(), answer.returncode) == ("False", 0), answer.stderr

@@ -106,6 +106,15 @@ def test_a_plan_takes_times_and_budgets_from_the_file(file: Path, tmp_path: Path
     assert ("cells", "u") == (plan.config.identity.name, plan.config.identity.uid)
 
 
+def test_warm_spares_are_in_the_plan_when_the_file_asks_for_them(file: Path, tmp_path: Path):
+    plans = [
+        plan_here(prepared(file, *words), folder=RunDir(tmp_path / "r"), uid="u", attempt=1, nproc=None)
+        for words in ((), ("workers.warmSpares=true",))
+    ]
+
+    assert [False, True] == [plan.warm_spares for plan in plans]
+
+
 def test_checkpoints_and_model_go_into_the_run_folder_unless_the_file_says_otherwise(file: Path, tmp_path: Path):
     folder = RunDir(tmp_path / "r")
 

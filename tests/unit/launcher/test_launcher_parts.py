@@ -146,15 +146,19 @@ def test_a_flag_is_raised_and_lowered(tmp_path: Path):
 
 def test_progress_of_another_launcher_is_not_looked_at(tmp_path: Path):
     path = tmp_path / "progress.json"
-    path.write_text('{"state": "training", "step": 3}')
-    old, new = progress_reader(path, since_unix_s=path.stat().st_mtime + 1), progress_reader(path, since_unix_s=0.0)
+    path.write_text('{"state": "training", "step": 9}')
+    read = progress_reader(path)
+    assert read() is None
 
-    assert old() is None
-    seen = new()
+    path.with_suffix(".new").write_text('{"state": "training", "step": 3}')
+    os.utime(path.with_suffix(".new"), (1.0, 1.0))  # a folder whose clock is far behind this node's
+    path.with_suffix(".new").replace(path)
+    seen = read()
+
     assert seen is not None
     assert seen.step == 3
     path.write_text("torn")
-    assert new() == seen
+    assert read() == seen
 
 
 def test_a_config_document_that_is_missing_or_wrong_is_named(tmp_path: Path):

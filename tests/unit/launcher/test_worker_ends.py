@@ -32,6 +32,13 @@ def test_a_cause_counts_more_than_a_lost_peer_that_was_seen_first():
     assert group.first.rank == 1
 
 
+def test_a_checkpoint_that_was_asked_for_and_saved_counts_more_than_a_crash_beside_it():
+    group = judge([end(0, 1, at_s=1.0), end(1, 20, at_s=2.0, told={"code": 20, "checkpoint_step": 7})])
+
+    assert (group.code, group.checkpoint_step) == (20, 7)
+    assert judge([end(0, 20), end(1, 14)]).code == 14
+
+
 def test_among_equals_the_first_noticed_counts():
     group = judge([end(0, 1, at_s=2.0), end(1, 24, at_s=1.0)])
 

@@ -13,7 +13,7 @@ _OUT_OF_MEMORY = re.compile(
     r"|CUDA error: out of memory|Failed to CUDA calloc|NCCL.{0,80}out of memory",
 )
 _TRACEBACK_STARTS = ("Traceback (most recent call last):", "Fatal Python error:")
-_FOLLOWERS = frozenset({ExitCode.PEER_LOST, ExitCode.REGROUP, ExitCode.INTERRUPTED, ExitCode.TERMINATED})
+_FOLLOWERS = frozenset({ExitCode.PEER_LOST, ExitCode.REGROUP, ExitCode.TERMINATED})
 """Codes with which a worker says that something happened elsewhere; another worker's code explains more."""
 
 
@@ -107,9 +107,9 @@ class GroupEnd:
 def judge(ends: Collection[WorkerEnd], *, stopped_by_us: Collection[int] = ()) -> GroupEnd:
     """Return what the ends of a node's workers mean.
 
-    A code of the user's (10-16) counts most, then a code of its own (1, 21, 22, 24, a signal), then those that follow
-    from an end elsewhere (20, 23, 26); among equals the first noticed. A worker that the launcher itself has killed
-    explains nothing.
+    A code of the user's (10-16) counts most, then 20, because the checkpoint that was asked for is committed, then a
+    code of its own (1, 21, 22, 24, a signal), then those that follow from an end elsewhere (23, 26); among equals the
+    first noticed. A worker that the launcher itself has killed explains nothing.
 
     Args:
         ends: the ends so far, at least one.
@@ -144,7 +144,9 @@ def last_traceback(text: str) -> str:
 def _weight(end: WorkerEnd) -> int:
     if rule_for(end.code).is_verdict or end.is_out_of_memory:
         return 0
-    return 2 if end.code in _FOLLOWERS else 1
+    if end.code == ExitCode.INTERRUPTED:
+        return 1
+    return 3 if end.code in _FOLLOWERS else 2
 
 
 def _signal_name(number: int) -> str:

@@ -43,13 +43,13 @@ def launch(options: Options, requests: StopRequests, speaker: Speaker) -> Outcom
         processes=options.processes,
     )
     progress = folder.root / PROGRESS_FILE
-    link = Link(*options.coordinator, identity, read_progress=progress_reader(progress, since_unix_s=started_unix_s))
+    read_progress = progress_reader(progress)
+    link = Link(*options.coordinator, identity, read_progress=progress_reader(progress))
     link.start()
     try:
         # torch takes seconds to import; the coordinator knows of this node already.
         from sam3ft_trainer.run.launcher.assembly import make_agent  # noqa: PLC0415
 
-        read_progress = progress_reader(progress, since_unix_s=started_unix_s)
         agent = make_agent(options, config, folder, link, requests, speaker, read_progress=read_progress)
         agent.run()
         return agent.outcome or Outcome(ExitCode.INTERNAL_ERROR, "The agent ended without an outcome.")

@@ -244,27 +244,32 @@ class Link:
             os.read(self._wake_r, 4096)
 
 
-def progress_reader(path: Path, *, since_unix_s: float) -> Callable[[], Progress | None]:
+def progress_reader(path: Path) -> Callable[[], Progress | None]:
     """Return a function that reads rank 0's progress file, None while there is none that can be read.
 
-    The newest good content is kept. The function belongs to one thread.
-
-    Args:
-        path: of the file.
-        since_unix_s: a file that was written before this is another launcher's, and not looked at.
+    What stands there now was written for another launcher, and is not looked at; no clock is asked, because a shared
+    folder's may differ from this node's. The newest good content is kept. The function belongs to one thread.
     """
-    seen: tuple[int, int] | None = None
+    seen = _stamp(path)
     newest: Progress | None = None
 
     def read() -> Progress | None:
         nonlocal seen, newest
         try:
-            status = path.stat()
-            stamp = (status.st_mtime_ns, status.st_size)
-            if stamp != seen and status.st_mtime >= since_unix_s and status.st_size <= _MAX_PROGRESS_BYTES:
+            stamp = _stamp(path)
+            if stamp is not None and stamp != seen and stamp[2] <= _MAX_PROGRESS_BYTES:
                 newest, seen = Progress.model_validate_json(path.read_bytes()), stamp
         except (OSError, ValidationError) as error:
             _log.debug("progress: %s", error)
         return newest
 
     return read
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """Return what changes with every replacement of a file; None without one."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size

@@ -7,6 +7,7 @@ import time
 import uuid
 from datetime import timedelta
 
+from pydantic import ValidationError
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 from torch.distributed.constants import default_pg_timeout
 from torch.distributed.elastic.rendezvous.api import (
@@ -59,7 +60,7 @@ class TorchrunRendezvous(RendezvousHandler):
         """Return a handler whose link connects in the background.
 
         Raises:
-            InvalidConfig: the endpoint, the token, `slot` or `attempt` is missing or wrong.
+            InvalidConfig: the endpoint, the token, `node`, `slot`, `attempt` or the address is missing or wrong.
         """
         host, _, port = parameters.endpoint.rpartition(":")
         if not host or not port.isdecimal():
@@ -76,6 +77,11 @@ class TorchrunRendezvous(RendezvousHandler):
             addr=address,
             processes=1,
         )
+        try:
+            identity.hello(Standing())
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            raise InvalidConfig(f"--rdzv-conf or --local-addr is wrong at {first['loc'][0]}: {first['msg']}") from None
         link = Link(host, int(port), identity, read_progress=lambda: None)
         link.start()
         return cls(link, run_id=parameters.run_id, address=address)
