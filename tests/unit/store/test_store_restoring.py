@@ -276,3 +276,15 @@ def test_a_run_without_an_address_is_refused(open_run: Callable[..., RunStore]):
 def test_the_rank_that_waits_for_the_first_one_gives_up(open_run: Callable[..., RunStore]):
     with pytest.raises(PeerLost, match="claim"):
         open_run(rank=1, world_size=2, exchange=LocalExchange(), options=StoreOptions(peer_timeout_s=0.1))
+
+
+def test_a_header_that_is_longer_than_what_is_read_first_is_read_whole(open_run: Callable[..., RunStore]):
+    state = {f"model/{'long_name_' * 8}{number}": torch.tensor([float(number)]) for number in range(4000)}
+    run = open_run()
+    run.save(state, meta(1), wait=True)
+    header = next(file for file in run.commits()[0].files if file.group == "model").size - 4 * len(state)
+    targets = {name: torch.zeros(1) for name in state}
+    open_run().restore(targets)
+
+    assert header > 1 << 18
+    assert_equal_states(state, targets)

@@ -19,6 +19,8 @@ from sam3ft_trainer.store.slab import HASH_PIECE
 
 READ_BYTES = 16 << 20
 """Neighbouring tensors are read together up to this size; memory beyond the tensors is about this, per reader."""
+_HEAD_BYTES = 1 << 18
+"""What is read first of a file; its header, unless that is longer."""
 _READERS = 4
 STATELESS = frozenset({"index"})
 """Groups of files that hold no tensors of the state."""
@@ -91,7 +93,7 @@ class Reader:
 
     def _load_once(self, file: FileRecord, targets: Mapping[str, Tensor]) -> tuple[TensorSpec, ...]:
         hasher = xxhash.xxh3_128()
-        head = self._range(file, 0, min(file.size, READ_BYTES))
+        head = self._range(file, 0, min(file.size, _HEAD_BYTES))
         try:
             wanted = 8 + header_length(head)
             head = head if len(head) >= wanted else self._range(file, 0, min(file.size, wanted))
