@@ -13,7 +13,7 @@ PYTEST := $(BIN)/python -m pytest
 ARGS ?=
 
 .PHONY: help install components lock demo test test-unit test-soak soak lint format types imports docstrings spelling package \
-	bench-fullsize bench-loop bench-gpu bench-loss bench-stream clean
+	bench-fullsize bench-loop bench-gpu bench-loss bench-upload bench-restore bench-stream clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -80,6 +80,12 @@ bench-gpu: install ## images/s, share of the bf16 peak and memory on a GPU, by m
 
 bench-stream: install ## loader images/s/core from a real S3 server at 30 ms a request, beside boto3 (ARGS=--latency-ms=100)
 	@$(BIN)/python -m benchmarks.stream $(ARGS)
+
+bench-upload: install components ## a save's upload beside bare obstore and boto3: speed, memory, busy trainer, stall
+	@$(BIN)/python -m benchmarks.upload $(ARGS)
+
+bench-restore: install components ## seconds of a verified restore: from a bucket, from the node's copy, shared by two processes
+	@$(BIN)/python -m benchmarks.restore $(ARGS)
 
 bench-loss: install ## time and memory of losses and matchers by number of objects
 	@$(BIN)/python -m benchmarks.loss $(ARGS)
