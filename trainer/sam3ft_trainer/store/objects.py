@@ -183,12 +183,11 @@ class Store:
     @_renewing
     def head(self, key: str) -> ObjectInfo:
         """Return size and time of an object."""
-        try:
-            with self._translated(key):
-                return _info(key, obstore.head(self._backend, key))
-        except NotFound:
-            self.get_range(key, 0, 1)  # an answer without a body does not say whether the bucket is what is missing
-            raise
+        with suppress(NotFound), self._translated(key):
+            return _info(key, obstore.head(self._backend, key))
+        self.get_range(key, 0, 1)  # says why: an answer without a body may also mean the bucket, or unknown keys
+        with self._translated(key):
+            return _info(key, obstore.head(self._backend, key))
 
     @_renewing
     def put(self, key: str, data: bytes | memoryview | Path) -> None:
