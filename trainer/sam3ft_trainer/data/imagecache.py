@@ -65,6 +65,7 @@ class ImageCache:
         self._wanted: set[str] = set()
         self._strangers: list[Path] | None = None
         self._failed = ""
+        self._opened_at = time.time()
         self.was_unused = _try_lock(self._users)
         if self.was_unused:
             self._begin(limit_bytes)
@@ -202,8 +203,9 @@ class ImageCache:
         """Remove files of other data sets, those read longest ago first, down to the low water."""
         with self._ledger.locked():
             if self._strangers is None:
-                others = [path for path in self._files() if path.name not in self._wanted]
-                self._strangers = sorted(others, key=_last_use, reverse=True)
+                # What came since belongs to processes that joined later, perhaps of another run: it stays.
+                uses = ((_last_use(path), path) for path in self._files() if path.name not in self._wanted)
+                self._strangers = [path for use, path in sorted(uses, reverse=True) if use < self._opened_at]
             used = self._ledger.used
             while self._strangers and used > LOW_WATER * self.limit_bytes:
                 path = self._strangers.pop()
