@@ -26,6 +26,7 @@ from sam3ft_launch.coordinator.settings import Settings
 from sam3ft_launch.coordinator.view import progress_view
 
 _log = logging.getLogger(__name__)
+_OTHER_VERSION = "its hello is of another version than this coordinator; start both from the same version of sam3ft"
 _HELLO_WITHIN_S = 3.0
 _MAX_STRANGERS = 64
 """Connections that have not introduced themselves; with one more, the one that has said nothing for longest is closed.
@@ -146,16 +147,25 @@ class Server:
             line = await asyncio.wait_for(reader.readuntil(), _HELLO_WITHIN_S)
         finally:
             self._strangers.pop(peer, None)
-        message = decode_from_launcher(line)
+        try:
+            message = decode_from_launcher(line)
+        except MalformedMessage as error:
+            if str(error).startswith("hello."):
+                # A launcher of another version would come back for ever, and its user would never read why.
+                await self._refuse(peer, writer, _OTHER_VERSION)
+            raise
         refusal = self._refusal(message)
         if refusal is not None or not isinstance(message, Hello):
-            _log.warning("connection %d refused: %s", peer, refusal)
-            writer.write(encode(Refused(reason=refusal or "")))
-            await asyncio.wait_for(writer.drain(), _HELLO_WITHIN_S)
+            await self._refuse(peer, writer, refusal or "")
             return False
         self._writers[peer] = writer
         self._do(self.rounds.hello(peer, message, now_s=time.monotonic()))
         return True
+
+    async def _refuse(self, peer: int, writer: asyncio.StreamWriter, reason: str) -> None:
+        _log.warning("connection %d refused: %s", peer, reason)
+        writer.write(encode(Refused(reason=reason)))
+        await asyncio.wait_for(writer.drain(), _HELLO_WITHIN_S)
 
     def _make_room(self) -> None:
         """Cut off the stranger that has been here longest, where there are too many."""

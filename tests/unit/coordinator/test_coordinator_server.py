@@ -98,6 +98,23 @@ def test_a_stranger_is_refused_with_a_reason_and_changes_nothing(line: bytes, re
     assert heard == [Refused(reason=reason), b"", {}]
 
 
+def test_a_launcher_of_another_version_is_told_so():
+    heard: list[Any] = []
+    newer = encode(hello()).replace(b'"slot":0', b'"slot":0,"of_a_later_version":1')
+
+    async def talk(server: Server, launchers: Address, _: Address) -> None:
+        reader, _writer = await say(launchers, newer)
+        heard.append(decode_from_coordinator(await reader.readline()))
+        heard.append(await reader.read())
+        heard.append(dict(server.rounds.nodes))
+
+    serving(talk)
+
+    assert isinstance(heard[0], Refused)
+    assert "another version" in heard[0].reason
+    assert [b"", {}] == heard[1:]
+
+
 @pytest.mark.parametrize("line", [b"GET / HTTP/1.1\n", b"{}\n", b"\xff\xfe\n", b"x" * (limits.MAX_LINE_BYTES + 2)])
 def test_what_is_no_message_ends_the_connection(line: bytes):
     heard: list[bytes] = []
