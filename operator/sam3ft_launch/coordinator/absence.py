@@ -1,5 +1,7 @@
 """Why a member of a round does not take part in it; pure."""
 
+from collections.abc import Collection
+
 from sam3ft_launch.coordinator.roster import Formation, Node, NodeState
 from sam3ft_launch.coordinator.settings import Settings
 
@@ -25,6 +27,16 @@ def absence(
         may_come_back = adopting and formation.is_adopted and name not in formation.silent
         return None if may_come_back else "is lost"
     return None if node.state is NodeState.RUNNING or _is_excused(node, settings, now_s) else "does not run any more"
+
+
+def silent_nodes(nodes: Collection[Node], settings: Settings, *, now_s: float) -> list[Node]:
+    """Return the nodes that have said nothing for too long, while some other is heard or when none is.
+
+    While all the others are overdue as well, it is not decided yet whose fault the silence is: nothing is returned.
+    """
+    silent = [node for node in nodes if now_s - node.seen_s > settings.silence_s]
+    is_somebody_heard = any(now_s - node.seen_s <= settings.overdue_s for node in nodes)
+    return silent if is_somebody_heard or len(silent) == len(nodes) else []
 
 
 def _is_excused(node: Node, settings: Settings, now_s: float) -> bool:

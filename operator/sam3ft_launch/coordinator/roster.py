@@ -142,6 +142,13 @@ def in_state(nodes: Iterable[Node], *states: NodeState) -> list[Node]:
     return sorted((node for node in nodes if node.state in states), key=lambda node: node.hello.slot)
 
 
+def keeps_waiting(formation: Formation, nodes: Iterable[Node], max_nodes: int) -> bool:
+    """Return True when a node is ready to join and this round, which has room, was not asked to end for it yet."""
+    if formation.regrouping or formation.done or len(formation.members) >= max_nodes:
+        return False
+    return any(node.name not in formation.members for node in in_state(nodes, NodeState.READY))
+
+
 def clash(hello: Hello, nodes: Iterable[Node]) -> str | None:
     """Return why the name and the slot of a newcomer do not go together with the others', None when they do."""
     for node in nodes:

@@ -21,7 +21,7 @@ from sam3ft_api.messages import (
     Verdict,
 )
 from sam3ft_api.worker import Progress
-from sam3ft_launch.coordinator.absence import absence
+from sam3ft_launch.coordinator.absence import absence, silent_nodes
 from sam3ft_launch.coordinator.roster import (
     Action,
     Close,
@@ -34,6 +34,7 @@ from sam3ft_launch.coordinator.roster import (
     Send,
     clash,
     in_state,
+    keeps_waiting,
     round_messages,
 )
 from sam3ft_launch.coordinator.settings import Settings
@@ -121,15 +122,24 @@ class Rounds:
     def tick(self, *, now_s: float) -> list[Action]:
         """Let time pass."""
         self._advance(now_s)
-        for node in list(self.nodes.values()):
-            if now_s - node.seen_s > self.settings.silence_s:
-                del self.nodes[node.name]
-                if self.formation is not None:
-                    self.formation.silent.add(node.name)
-                self._act(Close(node.peer, "silent"))
-                self._note(f"{node.name} was silent for {self.settings.silence_s:g} s")
+        for node in self._silent(now_s):
+            del self.nodes[node.name]
+            self._act(Close(node.peer, "silent"))
+            self._note(f"{node.name} was silent for {now_s - node.seen_s:.1f} s")
+        if not self.nodes and self.formation is not None and self.formation.is_adopted:
+            self._adopting_until_s = now_s + self.settings.adoption_s  # counts from the first that comes back
         self._decide(now_s)
         return self._flush()
+
+    def _silent(self, now_s: float) -> list[Node]:
+        """Return the nodes to cut off; members that are lost by that are noted in the round."""
+        silent = silent_nodes(self.nodes.values(), self.settings, now_s=now_s)
+        if silent and len(silent) == len(self.nodes):
+            self._note("nobody is heard any more: this process may itself be cut off")
+            self._await_members(now_s)
+        elif self.formation is not None:
+            self.formation.silent.update(node.name for node in silent)
+        return silent
 
     # --- single messages ---------------------------------------------------------------------------------------------
 
@@ -249,7 +259,7 @@ class Rounds:
         elif (reason := self._loss(formation, now_s)) is not None:
             formation.stopping = True
             self._stop_running(reason)
-        elif not formation.regrouping and now_s >= self._adopting_until_s and self._has_joiner(formation):
+        elif now_s >= self._adopting_until_s and keeps_waiting(formation, self.nodes.values(), self.settings.max_nodes):
             formation.regrouping = True
             self._note(f"asking round {formation.number} to end at its next commit: somebody waits")
             for node in in_state(self.nodes.values(), NodeState.RUNNING):
@@ -276,11 +286,6 @@ class Rounds:
             self._send(node.peer, Stop(round=formation.number, reason=reason))
             if node.state is NodeState.DONE:
                 node.become(NodeState.CONNECTED, node.since_s)
-
-    def _has_joiner(self, formation: Formation) -> bool:
-        if formation.done or len(formation.members) >= self.settings.max_nodes:
-            return False
-        return any(node.name not in formation.members for node in in_state(self.nodes.values(), NodeState.READY))
 
     def _maybe_start(self, now_s: float) -> None:
         waiting = in_state(self.nodes.values(), NodeState.READY)
@@ -356,16 +361,21 @@ class Rounds:
         again, as after a restart.
         """
         self._note(f"this process was held up for {late_s:.1f} s")
-        self._adopting_until_s = now_s + self.settings.adoption_s
+        self._await_members(now_s)
         if self.formation is not None:
-            self.formation.is_adopted = True
-            self.formation.silent.clear()
             self.formation.left = {name: min(now_s, at_s + late_s) for name, at_s in self.formation.left.items()}
         for node in self.nodes.values():
             node.seen_s = min(now_s, node.seen_s + late_s)
             node.since_s = min(now_s, node.since_s + late_s)
         if self._forming_since_s is not None:
             self._forming_since_s += late_s
+
+    def _await_members(self, now_s: float) -> None:
+        """Give the members of the running round time to come back, as after a restart."""
+        self._adopting_until_s = now_s + self.settings.adoption_s
+        if self.formation is not None:
+            self.formation.is_adopted = True
+            self.formation.silent.clear()
 
     def _learn_commit(self, step: int | None) -> None:
         if step is not None:

@@ -14,6 +14,8 @@ class Settings:
         attempt: number of the attempt; launchers of another one are refused.
         gate_deadline_s: from the first node that is ready until the first round starts with `min_nodes`.
         silence_s: a launcher that says nothing for this long is lost.
+        overdue_s: a launcher that says nothing for this long has missed a heartbeat; when all have, this process may be
+            the one that is cut off, and nobody is lost.
         settle_s: quiet time before a round starts, so that several nodes come in one round.
         last_call_s: from the first node that is ready until a later round starts without the others; also how long
             the remaining members of a round may take to save after one has left.
@@ -28,6 +30,7 @@ class Settings:
     attempt: int = 1
     gate_deadline_s: float = 600.0
     silence_s: float = 3.0
+    overdue_s: float = 1.5
     settle_s: float = 0.2
     last_call_s: float = 5.0
     adoption_s: float = 5.0

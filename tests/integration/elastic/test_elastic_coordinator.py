@@ -47,6 +47,18 @@ def test_outages_of_the_coordinator_one_after_the_other_stop_nobody(group: Group
     check_outages(group, [0.0, 1.0, 3.0, 8.0] * 5, [2.0, 5.0, 10.0, 15.0] * 5)
 
 
+def test_a_network_that_is_down_for_a_while_stops_nobody(far_group: Group):
+    """Nodes and coordinator hear nothing of each other; connections between workers outlive it."""
+    run(far_group)
+    for slot in (0, 1, 2):
+        far_group.cut(slot)
+    time.sleep(8.0)
+    assert far_group.progress()["nodes"] == []
+    for slot in (0, 1, 2):
+        far_group.mend(slot)
+    check_undisturbed(far_group)
+
+
 @pytest.mark.parametrize("how", ["killed", "stopped"])
 def test_a_node_that_dies_with_the_coordinator_is_out_once_it_is_back(group: Group, how: str):
     """A killed peer ends the others' workers while nobody can be told; a stopped one leaves them hanging."""

@@ -225,3 +225,59 @@ def test_a_death_soon_after_the_coordinator_s_start_is_seen_at_once_when_it_saw_
     run.wait(0.3)
 
     assert run.heard(0, Round)[-1].members == ("n0", "n2")
+
+
+def test_when_nobody_is_heard_any_more_the_coordinator_waits_for_all_to_come_back():
+    run = running(3)
+    run.silent.update((0, 1, 2))
+    run.wait(60)
+    assert {0, 1, 2} <= run.closed
+    run.silent.clear()
+    for slot, peer in ((2, 12), (0, 10)):
+        run.hello(slot, peer=peer, round=1, members=("n0", "n1", "n2"))
+    run.silent.add(1)
+    run.wait(4.0)
+    run.silent.discard(1)
+    run.hello(1, peer=11, round=1, members=("n0", "n1", "n2"))
+
+    run.wait(10)
+
+    assert [run.heard(slot) for slot in range(3)] == [[], [], []]
+
+
+def test_when_nobody_was_heard_a_member_that_does_not_come_back_is_lost():
+    run = running(3)
+    run.silent.update((0, 1, 2))
+    run.wait(60)
+    run.silent.difference_update((0, 2))
+    for slot, peer in ((2, 12), (0, 10)):
+        run.hello(slot, peer=peer, round=1, members=("n0", "n1", "n2"))
+    run.wait(4.8)
+    assert run.heard(0, Stop) == []
+
+    run.wait(0.4)
+
+    assert len(run.heard(0, Stop)) == len(run.heard(2, Stop)) == 1
+
+
+def test_two_nodes_that_fall_silent_together_are_lost_while_a_third_is_heard():
+    run = running(3)
+    run.silent.update((0, 1))
+    run.wait(3.2)
+
+    assert len(run.heard(2, Stop)) == 1
+
+
+def test_whose_fault_a_silence_is_is_decided_by_the_next_heartbeat_of_another():
+    run = running(2)
+    run.silent.add(0)
+    run.wait(1.0)
+    run.silent.add(1)
+    run.wait(2.5)
+    assert run.heard(1, Stop) == []  # node 0 is silent, and node 1 overdue
+
+    run.silent.discard(1)
+    run.wait(0.1)
+
+    assert len(run.heard(1, Stop)) == 1
+    assert run.closed == {0}
