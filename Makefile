@@ -26,6 +26,7 @@ $(INSTALLED): requirements/dev.lock pyproject.toml tools/install.sh
 
 components: install ## build the servers that the tests talk to, once; kept in ~/.cache/sam3ft
 	@$(BIN)/python tools/components/components.py build
+	@tools/components/ceph/install.sh || echo "components: the slow tests of the Ceph gateway will fail without it" >&2
 
 lock: ## write requirements/*.lock from pyproject.toml (ARGS=--upgrade for the newest versions)
 	@tools/lock.sh $(ARGS)
@@ -47,7 +48,7 @@ test-soak: soak ## the same as soak
 lint: install ## ruff: rules and format; shell syntax
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@for script in .ci/run tools/*.sh; do bash -n "$$script"; done
+	@for script in .ci/run tools/*.sh tools/components/*/*.sh; do bash -n "$$script"; done
 
 format: install ## let ruff mend what it can
 	@$(BIN)/ruff check --fix-only --quiet .

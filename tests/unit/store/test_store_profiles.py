@@ -52,7 +52,7 @@ def test_an_unknown_profile_is_refused_with_those_that_exist(profiles: Callable[
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("profiles:\n  lab:\n    endpont: https://x\n", ["line 3", "profiles.lab.endpont", "did you mean endpoint"]),
+        ("profiles:\n  lab:\n    endPoint: https://x\n", ["line 3", "profiles.lab.endPoint", "did you mean endpoint"]),
         ("profiles:\n  lab: {}\n  lab: {}\n", ["line 3", "stands here twice"]),
         ("profiles:\n  lab: !!python/object:os.system {}\n", ["line 2", "tag"]),
         ("profiles:\n  lab:\n    endpoint: http://x\n", ["line 2", "has no TLS", "allowHttp: true"]),

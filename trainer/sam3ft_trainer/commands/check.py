@@ -16,8 +16,9 @@ from sam3ft_trainer.data.check import check_dataset
 from sam3ft_trainer.data.figures import merged, sentence
 from sam3ft_trainer.data.layout import Split
 from sam3ft_trainer.data.report import DatasetReport
-from sam3ft_trainer.run.preflight import Preflight, examine
+from sam3ft_trainer.run.preflight import Preflight, examine, reach_stores
 from sam3ft_trainer.run.worker import read_config
+from sam3ft_trainer.store.access import run_access
 
 SHOWN_CLASSES = 20
 
@@ -40,6 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
             "would never get one; start fewer processes or raise training.globalBatchSize"
         )
     quiet = arguments.output == "json"
+    reach_stores(config, run_access(config.storage, os.environ))
     access = DataAccess(config, os.environ)
     reports = check_dataset(
         config,

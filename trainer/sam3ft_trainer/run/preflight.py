@@ -12,7 +12,10 @@ from sam3ft_trainer.data.dataset import open_dataset
 from sam3ft_trainer.model.load import inspect_model
 from sam3ft_trainer.run.machine import select_device
 from sam3ft_trainer.run.memory import MemoryLayout, lay_out_memory
-from sam3ft_trainer.store.uri import parse_address
+from sam3ft_trainer.store.access import Access
+from sam3ft_trainer.store.objects import with_patience
+from sam3ft_trainer.store.reading import READ_OUTAGE_S
+from sam3ft_trainer.store.uri import open_store, parse_address
 
 GIB = 1 << 30
 SPARE_COMMITS = 1
@@ -94,6 +97,24 @@ def examine(config: TrainingConfig, *, processes: int, access: DataAccess | None
         disk_bytes=needed,
         disk_free_bytes=free,
     )
+
+
+def reach_stores(config: TrainingConfig, access: Access) -> None:
+    """Ask the buckets of checkpoint and export for a list, so that wrong settings end a run before it starts.
+
+    Args:
+        config: names the addresses; folders are not asked.
+        access: of the run.
+
+    Raises:
+        InvalidConfig: the profile refuses the endpoint, or credentials are incomplete.
+        StorageDenied: access is refused, or there is no such bucket.
+        StorageUnavailable: no answer for two minutes, or for the run's outage budget where that is less.
+    """
+    outage_s = min(config.runtime.outage_s, READ_OUTAGE_S)
+    for address in filter(None, (config.checkpoint.uri, config.export.uri)):
+        if parse_address(address).scheme != "file":
+            with_patience(lambda: open_store(address, access=access).list_objects("log"), outage_s=outage_s)  # noqa: B023 - called at once
 
 
 def most_commits(checkpoint: CheckpointConfig) -> int:

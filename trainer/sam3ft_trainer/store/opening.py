@@ -103,7 +103,8 @@ def _opened(config: CheckpointConfig, store: Store | None, options: StoreOptions
         return store
     if config.uri is None:
         raise InvalidConfig("checkpoint.uri is not set; give a folder or a bucket for the checkpoints of this run")
-    return open_store(config.uri, create=create, access=options.access)
+    uri = config.uri
+    return with_patience(lambda: open_store(uri, create=create, access=options.access), outage_s=options.outage_s)
 
 
 def _claim(log: CommitLog, config: CheckpointConfig, request: ClaimRequest, options: StoreOptions) -> Claimed:
