@@ -71,6 +71,7 @@ class Twin:
     below: str = ""
     endpoint: str | None = None
     valid: bool = False
+    profile: tuple[str, ...] = ()
     document: Document = field(init=False)
 
     def __post_init__(self) -> None:
@@ -98,6 +99,7 @@ class Twin:
     def environ(self, **variables: str) -> dict[str, str]:
         """Return what a process needs to reach the bucket."""
         profiles = self.server.profiles_file(self.root / "storage.yaml", endpoint=self.endpoint)
+        profiles.write_text("\n".join([profiles.read_text(), *(f"    {line}" for line in self.profile)]))
         return {**self.server.environment(), ENV_STORAGE_PROFILES: str(profiles), **variables}
 
     def config(self, uri: str | None = None, **sections: Any) -> TrainingConfig:

@@ -163,7 +163,7 @@ class TrainLoader:
                 self._room.notify()
             return item
         self._is_exhausted = True
-        if item is None:
+        if item is None or self._is_closed:  # what fails because the loader is being closed is no failure
             raise StopIteration
         raise item
 
