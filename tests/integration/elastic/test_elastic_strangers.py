@@ -40,7 +40,7 @@ def descriptors(group: Group) -> int:
 
 
 def run(group: Group) -> None:
-    group.start_coordinator("--max-nodes", "4")
+    group.start_coordinator("--max-nodes", "4", "--silence-s", "10")  # a crowd beside a busy machine is no silence
     group.start(0, 1, 2)
     group.wait_formed(0, 1, 2)
     group.wait_steps()
