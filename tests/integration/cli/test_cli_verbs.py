@@ -40,9 +40,10 @@ def test_words_of_the_trainer_are_handed_over(cli: Cli, verb: str):
 
 
 def test_model_fetch_is_the_trainers(cli: Cli):
-    ended = cli("model", "fetch", "hf://facebook/sam3", "weights")
+    ended = cli("model", "fetch", "hf://facebook/sam3", "weights", "--profile", "lab")
 
-    assert "trainer fetch says hello: hf://facebook/sam3 weights -o text" in ended.stdout
+    words = "hf://facebook/sam3 weights --profile lab --data-profile default -o text"
+    assert f"trainer fetch says hello: {words}" in ended.stdout
 
 
 def test_train_runs_what_hydra_composes(cli: Cli):
