@@ -8,7 +8,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import pytest
 
@@ -104,9 +104,12 @@ def inside(name: str, call: Callable[[], T]) -> T:
 
 def need_namespaces() -> None:
     """Fail in CI, and skip elsewhere, where namespaces cannot be made."""
-    problem = _problem()
-    if problem is None:
-        return
+    if (problem := _problem()) is not None:
+        need_tool(problem)
+
+
+def need_tool(problem: str) -> NoReturn:
+    """Fail in CI, and skip elsewhere, for what this machine lacks."""
     if os.environ.get("CI"):
         pytest.fail(problem)
     pytest.skip(problem)

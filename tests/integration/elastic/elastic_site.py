@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from elastic_net import Network
+from elastic_net import Network, need_tool
 from launcher_site import TOKEN, Node, is_alive, wait_for
 
 MEMBER = Path(__file__).with_name("member_worker.py")
@@ -225,6 +225,14 @@ class Group:
             if process.poll() is None:
                 process.kill()
             process.wait()
+
+
+def need_faketime(libraries: Path = Path("/usr/lib")) -> Path:
+    """Return the library that shifts a process's clock; without it fail in CI, and skip elsewhere."""
+    found = next(libraries.glob("*/faketime/libfaketime.so.1"), None)
+    if found is None:
+        need_tool("libfaketime.so.1 is missing, which shifts a node's clock: apt-get install libfaketime")
+    return found
 
 
 def medians_within(

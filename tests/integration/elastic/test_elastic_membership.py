@@ -1,17 +1,13 @@
 """Who belongs to a group of several nodes, and how they all end."""
 
-import os
 import signal
 import time
-from pathlib import Path
 
 import pytest
-from elastic_site import Group
+from elastic_site import Group, need_faketime
 from launcher_site import wait_for
 
 from sam3ft_api.exit_codes import ExitCode
-
-FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 
 
 def test_below_min_nodes_the_survivor_waits_and_goes_on_when_a_node_joins(group: Group):
@@ -96,10 +92,8 @@ def test_nodes_whose_workers_end_apart_all_end_with_0(group: Group, last: int):
 
 def skewed(seconds: float) -> dict[str, str]:
     """Environment of a node whose wall clock is off; monotonic clocks stay."""
-    if not FAKETIME.exists():
-        problem = f"{FAKETIME} is missing, which shifts a node's clock: apt-get install libfaketime"
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(problem)
-    return {"LD_PRELOAD": str(FAKETIME), "FAKETIME": f"{seconds:+g}s", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    library = need_faketime()
+    return {"LD_PRELOAD": str(library), "FAKETIME": f"{seconds:+g}s", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
 
 
 def test_clocks_that_are_ten_seconds_apart_cause_no_flapping(group: Group):
