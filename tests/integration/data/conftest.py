@@ -1,5 +1,7 @@
 """Small data sets, once in a folder and once in a bucket of a real S3 server."""
 
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,16 @@ from data_bench import Twin
 from s3_server import S3Server
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left() -> Iterator[None]:
+    """Wait for threads whose request a test has left unanswered: other tests count threads."""
+    yield
+    give_up_at = time.monotonic() + 30
+    while any(thread.name.startswith("sam3ft-") for thread in threading.enumerate()):
+        assert time.monotonic() < give_up_at, threading.enumerate()
+        time.sleep(0.02)
 
 
 @pytest.fixture

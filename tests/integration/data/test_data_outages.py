@@ -92,6 +92,7 @@ def test_beyond_the_budget_the_run_ends_with_the_code_of_an_outage(tmp_path: Pat
 
 def test_a_loader_closes_at_once_while_the_store_stays_away(proxied: tuple[Twin, FaultProxy]) -> None:
     both, proxy = proxied
+    both.profile = ("requestTimeoutSeconds: 4", "retries: 0")
     config = both.config(runtime={"outage_s": 600.0})
     dataset = both.open(config)
     proxy.rules(Rule(fault="blackhole", path=IMAGES))
@@ -104,6 +105,8 @@ def test_a_loader_closes_at_once_while_the_store_stays_away(proxied: tuple[Twin,
     loader.close()
 
     assert time.monotonic() - began < 3
+    waiting.join(5)
+    assert not waiting.is_alive()
 
 
 def test_a_refusal_at_the_start_is_the_users_and_a_later_one_an_outage(proxied: tuple[Twin, FaultProxy]) -> None:

@@ -10,6 +10,8 @@ from sam3ft_trainer.data.remote import FETCH_THREADS
 
 LOOK_S = 0.25
 """A thread that waits for an image looks this often whether it is still wanted."""
+GRACE_S = 1.0
+"""Requests under way that are answered within this time are waited for when a reader is closed."""
 Reading = Callable[[], bytes]
 
 
@@ -66,7 +68,7 @@ class FetchAhead:
         """Begin nothing more and let waiting readings go; safe to call twice."""
         self._is_closed.set()
         if self._ahead is not None:
-            self._ahead.close(wait=False)
+            self._ahead.close(grace_s=GRACE_S)
 
     def _read(self, image_id: int) -> bytes:
         return self._dataset.read_image(image_id, sleep=self._sleep)

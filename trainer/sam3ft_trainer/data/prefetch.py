@@ -2,8 +2,9 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Generic, TypeVar
+from weakref import WeakSet
 
 START_AHEAD = 8
 START_AHEAD_PER_THREAD = 4
@@ -43,6 +44,7 @@ class OrderedPrefetch(Generic[Task, Result]):
         self._most = START_AHEAD + START_AHEAD_PER_THREAD * threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._started: deque[tuple[Future[Result], int]] = deque()
+        self._futures: WeakSet[Future[Result]] = WeakSet()
         self._bytes = 0
 
     @property
@@ -68,14 +70,22 @@ class OrderedPrefetch(Generic[Task, Result]):
         self._bytes -= size
         return future
 
-    def close(self, *, wait: bool = True) -> None:
-        """Cancel what has not begun and, with `wait`, wait for the threads; safe to call twice."""
-        self._pool.shutdown(wait=wait, cancel_futures=True)
+    def close(self, *, grace_s: float | None = None) -> None:
+        """Cancel what has not begun and wait for the threads; safe to call twice.
+
+        Args:
+            grace_s: threads that work for longer than this are left to end by themselves; None waits for all.
+        """
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        if grace_s is None or not wait(self._futures, timeout=grace_s).not_done:
+            self._pool.shutdown(wait=True)
 
     def _top_up(self) -> None:
         while not self._started or (len(self._started) < self._most and self._has_room(self._bytes)):
             task = next(self._tasks, None)
             if task is None:
                 return
-            self._started.append((self._pool.submit(self._work, task[0]), task[1]))
+            future = self._pool.submit(self._work, task[0])
+            self._futures.add(future)
+            self._started.append((future, task[1]))
             self._bytes += task[1]
