@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from data_bench import Twin, assert_equal, figures_of, steps_of
+from data_bench import Twin, assert_equal, figures_of, make_document, steps_of
 
 from sam3ft_api.errors import InvalidConfig, InvalidDataset, StorageDenied
+from sam3ft_trainer.data import remote
 from sam3ft_trainer.data.check import check_dataset
 from sam3ft_trainer.data.dataset import open_dataset
 from sam3ft_trainer.data.pipeline import EvalLoader
@@ -273,3 +274,26 @@ def test_damaged_images_keep_their_place_and_carry_their_hash(twin: Make) -> Non
 
     told = [pair for step in steps for pair in zip(step.quarantined, step.quarantined_sha256, strict=True)]
     assert [(15, hashlib.sha256(path.read_bytes()).hexdigest())] == [(pair[0], sha256) for pair, sha256 in told]
+
+
+def test_large_annotations_come_in_parts_and_as_one_version(twin: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = twin(count=20)
+    path = both.folder / "train" / "_annotations.coco.json"
+    monkeypatch.setattr(remote, "PART_BYTES", path.stat().st_size // 4)
+    starts: list[int] = []
+    original = Store.get_range
+
+    def replacing(store: Store, key: str, start: int, length: int) -> memoryview:
+        starts.append(start)
+        if len(starts) == 3:
+            path.write_text(json.dumps(make_document(19)))
+            both.upload()
+        return original(store, key, start, length)
+
+    monkeypatch.setattr(Store, "get_range", replacing)
+
+    dataset = both.open()
+
+    assert 19 == len(dataset)
+    assert 2 == starts.count(0)
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == dataset.report.digest

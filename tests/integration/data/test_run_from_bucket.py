@@ -156,3 +156,28 @@ def test_a_run_begun_from_a_folder_goes_on_from_a_bucket_and_not_from_other_anno
     refused = Run(both, "folder", f"s3://{both.bucket}/changed")
 
     assert ExitCode.CHECKPOINT_INCOMPATIBLE == refused.code
+
+
+def test_the_check_fills_the_cache_for_the_run_and_says_so(both: Twin) -> None:
+    cache = both.root / "cache of the check"
+    document = {
+        "model": {"uri": "preset:tiny-nano"},
+        "data": {"uri": both.uri, "max_bad": 0.2},
+        "scratch": {"resolution": 28, "train_batch_size": 4},
+    }
+    (both.root / "check.json").write_text(json.dumps(document))
+
+    check = subprocess.run(
+        [sys.executable, "-m", "sam3ft_trainer", "check", "--config", str(both.root / "check.json")],
+        env=os.environ | both.environ() | {ENV_CACHE_DIR: str(cache)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+    assert 0 == check.returncode, check.stderr
+    assert "data: 16 fetched (" in check.stdout
+    assert f"bytes in {cache}" in check.stdout
+    assert "checking train: 12/12 images" in check.stderr
+    assert 16 == len([path for path in (cache / "images").rglob("*") if len(path.name) == 64])

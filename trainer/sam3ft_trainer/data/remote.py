@@ -13,6 +13,8 @@ from sam3ft_trainer.store.objects import NotFound, ObjectInfo, Store, with_patie
 FETCH_THREADS = 16
 """Threads of a process that wait for the store. At 100 ms a request they bring 160 images a second, more than the cores
 of a process decode."""
+PART_BYTES = 8 << 20
+"""Size of the parts of a large object; at 20 s a request it needs a line of 0.4 MiB/s."""
 Sleep = Callable[[float], None]
 Result = TypeVar("Result")
 
@@ -85,10 +87,17 @@ class ObjectSource:
     def read(self, key: str) -> tuple[bytes, ObjectInfo]:
         """Return an object that need not be listed, past the cache, with what the store says about it.
 
+        A large one comes in parts, each within the time of a request however slow the line is; it is read again when it
+        was replaced meanwhile.
+
         Raises:
             NotFound: there is no such object. StorageDenied, StorageUnavailable: as `fetch`.
         """
-        return self._patiently(lambda: self._store.get_with_info(key), time.sleep)
+        while True:
+            info = self.describe(key)
+            content = b"".join(self._part(key, start) for start in range(0, info.size, PART_BYTES))
+            if len(content) == info.size and _is_same(info, self.describe(key)):
+                return content, info
 
     def describe(self, key: str) -> ObjectInfo:
         """Return what the store says about an object now; raises as `read` does."""
@@ -98,6 +107,9 @@ class ObjectSource:
         """Return the name under which the node keeps this content of an object."""
         version = info.etag or f"{info.size} bytes of {info.modified_unix_s}"
         return entry_name(self._identity, info.key, version)
+
+    def _part(self, key: str, start: int) -> memoryview:
+        return self._patiently(lambda: self._store.get_range(key, start, PART_BYTES), time.sleep)
 
     def _listing(self) -> dict[str, ObjectInfo]:
         if self._listed is None:
