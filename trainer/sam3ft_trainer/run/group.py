@@ -7,6 +7,9 @@ between steps, so that nothing on it ever waits for the accelerator; the default
 import datetime as dt
 import json
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol, Self
 
 import torch
@@ -16,6 +19,9 @@ from torch._C._distributed_c10d import GradBucket  # DDP compares the annotation
 
 from sam3ft_api.errors import PeerLost
 
+_CONNECTION_FAILED = re.compile(
+    r"gloo/transport|Connection (closed|reset) by peer|ncclRemoteError|ncclSystemError|NCCL communicator was aborted"
+)
 TIMEOUT = dt.timedelta(minutes=30)
 """Only the last resort: a silent peer is noticed by launcher and coordinator within seconds."""
 
@@ -158,6 +164,34 @@ class TorchGroup:
     def __exit__(self, *exception: object) -> None:
         """Leave the group."""
         self.close()
+
+
+@contextmanager
+def peers_at_work(what: str) -> Iterator[None]:
+    """Let a failed collective within a block that torch runs by itself, as DDP in backward, be a lost peer.
+
+    Args:
+        what: is done there, for the message.
+
+    Raises:
+        PeerLost: the connection to a peer failed. Every other error passes as it is.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_connection_failure(error):
+            raise
+        raise PeerLost(f"{what} failed, a peer is gone: {str(error).splitlines()[0]}") from error
+
+
+def is_connection_failure(error: RuntimeError) -> bool:
+    """Say whether an error is gloo's or NCCL's word for a peer that is gone; a device without memory is none."""
+    text = str(error)
+    if "out of memory" in text.lower():
+        return False
+    return (
+        isinstance(error, dist.DistBackendError | dist.DistNetworkError) or _CONNECTION_FAILED.search(text) is not None
+    )
 
 
 def join_group(device: torch.device) -> Group:

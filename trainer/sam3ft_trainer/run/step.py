@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from sam3ft_api.training import TrainingConfig
 from sam3ft_trainer.loss.total import compute_loss
 from sam3ft_trainer.loss.transfer import Download
-from sam3ft_trainer.run.group import sum_gradients
+from sam3ft_trainer.run.group import peers_at_work, sum_gradients
 from sam3ft_trainer.run.machine import reseed
 from sam3ft_trainer.run.prefetch import DeviceBatch
 from sam3ft_trainer.run.schedule import learning_rate
@@ -196,7 +196,7 @@ class Stepper:
                         masks=self._config.scratch.enable_segmentation,
                     )
                 output = compute_loss(predictions, batch.targets, counts, self._config.loss)
-            with self._spans.span("backward"):
+            with self._spans.span("backward"), peers_at_work("the sum of gradients"):
                 self.scaler.scale(output.total).backward()  # type: ignore[no-untyped-call]
         return output.total.detach(), {name: value.detach() for name, value in output.terms.items()}
 
@@ -218,7 +218,8 @@ class Stepper:
 
     def _update(self, loss: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if self._world_size > 1:
-            dist.all_reduce(loss)
+            with peers_at_work("the sum of losses"):
+                dist.all_reduce(loss)
         self.scaler.unscale_(self.optimizer)
         grad_norm, finite = clip_and_check(self._parameters, self._config.optim.clip_norm)
         applied = finite & torch.isfinite(loss)
@@ -241,12 +242,13 @@ def _distribute(model: nn.Module, device: torch.device) -> DistributedDataParall
     On the CPU buckets must not be rebuilt after the first step, because that changes the order of sums and with it
     bits; DDP rebuilds them only when it does not search for unused parameters.
     """
-    network = DistributedDataParallel(
-        model,
-        device_ids=[device.index] if device.type == "cuda" else None,
-        broadcast_buffers=False,
-        gradient_as_bucket_view=True,
-        find_unused_parameters=device.type == "cpu",
-    )
+    with peers_at_work("the comparison of the ranks' models"):
+        network = DistributedDataParallel(
+            model,
+            device_ids=[device.index] if device.type == "cuda" else None,
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+            find_unused_parameters=device.type == "cpu",
+        )
     network.register_comm_hook(dist.group.WORLD, sum_gradients)
     return network
