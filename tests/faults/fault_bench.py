@@ -101,7 +101,7 @@ class Bench:
         process = self.start(name, environment)
         try:
             output, _ = process.communicate(timeout=ATTEMPT_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
+        except BaseException:  # a time-out, or Ctrl-C: the run is in a session of its own and would go on
             kill_whole_run(process)
             raise
         return Ended(process.returncode, output.decode(errors="replace"), self.folder / name)

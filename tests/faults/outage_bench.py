@@ -50,7 +50,7 @@ class OutageBench:
         """Wait for the end of a run that was started."""
         try:
             output, _ = process.communicate(timeout=ATTEMPT_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
+        except BaseException:  # as in Bench.run
             kill_whole_run(process)
             raise
         return Ended(process.returncode, output.decode(errors="replace"), self.bench.folder / name)
