@@ -10,6 +10,7 @@ place = os.environ["LOCAL_RANK"]
 folder = Path(os.environ["SAM3FT_WORK_DIR"])
 what = {
     "environment": dict(os.environ),
+    "pid": os.getpid(),
     "argv": sys.argv[1:],
     "name": __name__,
     "is_warm": "sam3ft_trainer.run.train" in sys.modules,

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from elastic_site import GLOO_MEMBER, MEMBER, Group
+from elastic_site import GLOO_MEMBER, Group
 from launcher_site import wait_for
 
 PROCESSES = 2
@@ -47,7 +47,7 @@ def test_plain_torchrun_runs_two_nodes_to_the_end(far_group: Group):
 def test_plain_torchrun_goes_on_with_a_node_that_was_killed_and_came_back(far_group: Group):
     group = far_group
     group.start_coordinator(nodes=2, min_nodes=2)
-    words = (str(MEMBER), str(group.store), "--steps", "60", "--step-s", "0.1")
+    words = (str(GLOO_MEMBER), str(group.store), "--steps", "60", "--step-s", "0.1")
     (first, first_work), (second, _) = (start_torchrun(group, slot, *words) for slot in (0, 1))
     wait_for(lambda: len(group.steps()) >= 5, what="the first steps")
     second.kill()

@@ -169,6 +169,8 @@ class NodeAgent(LocalElasticAgent):
 
     def _invoke_run(self, role: str = "trainer") -> RunResult:
         del role
+        if self._plan.spares is not None:
+            self._plan.spares.refill_at(time.monotonic())  # a node that waits for its first round imports meanwhile
         while self.outcome is None:
             self._take_messages()
             now_s = time.monotonic()
