@@ -51,6 +51,7 @@ def _answer(status: int, code: str = "", *, method: str = "GET", kind: type[Exce
         (507, "", Kind.FULL, "no room"),
         (403, "QuotaExceeded", Kind.FULL, "no room"),
         (501, "NotImplemented", Kind.DENIED, "does not know this request"),
+        (501, "", Kind.DENIED, "does not know this request"),
         (503, "SlowDown", Kind.SILENT, "overloaded"),
         (429, "", Kind.SILENT, "overloaded"),
         (500, "InternalError", Kind.SILENT, "failed inside"),
@@ -70,6 +71,13 @@ def test_without_a_code_an_answer_about_one_object_means_the_object():
     cause = cause_of(_answer(404, method="HEAD", kind=FileNotFoundError), endpoint=SERVICE)
 
     assert Kind.MISSING is cause.kind
+
+
+def test_an_unknown_code_never_means_that_an_object_is_missing():
+    """Servers of all kinds answer 404 to unknown keys or buckets, and a run must not begin anew because of it."""
+    cause = cause_of(_answer(404, "SomethingElse", kind=FileNotFoundError), endpoint=SERVICE)
+
+    assert Kind.DENIED is cause.kind
 
 
 def test_a_code_may_stand_in_json():
