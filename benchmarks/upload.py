@@ -6,10 +6,10 @@ Two servers, each on one core: a sink that throws bodies away (the client is the
 on this disk, which is then the limit). For each, and in turn within a round: `obstore.put` of memory that is ready,
 with the pieces of the store (before and after the saves; `of_bare` is against their mean) and with its own defaults; a
 whole save through `RunStore`, hash, check and commit included; the same while the main thread runs pure Python; boto3's
-`upload_fileobj` in a thread, idle and busy.
-`copy` is the time for which the training stands still. Memory is the highest beyond what was there before the first
-save, against this rank's share. Figures are medians of rounds; ratios are medians of ratios within a round, so that
-other work on the machine counts little. The last line is JSON; the end is 1 when a target is missed.
+`upload_fileobj` in a thread, idle and busy. `cpu` is CPU seconds of the client for a gigabyte, `copy_s` the time for
+which the training stands still. Memory is the highest beyond what was there before the first save, against this rank's
+share. Figures are medians of rounds; ratios are medians of ratios within a round, so that other work on the machine
+counts little. The last line is JSON; the end is 1 when a target is missed.
 """
 
 import argparse
@@ -122,19 +122,20 @@ def measure(server: Server, tensors: dict[str, Tensor], *, rounds: int) -> dict[
     reset_peak()
     before = peak_bytes()
     run = open_bench_run(server)
-    first_copy_s = save(run, tensors, step=1)[1]
+    first_copy_s = save(run, tensors, step=1).copy_s
     num_bytes = sum(tensor.nbytes for tensor in tensors.values())
     save(run, tensors, step=2)
     memory = (peak_bytes() - before) / num_bytes
     payload = run._saver.slab._bytes.numpy().data  # noqa: SLF001 - the same memory for all, so that none gains
     rows = []
     for number in range(rounds):
-        row = {
-            "bare": bare(server, payload, chunk_size=PART_BYTES, max_concurrency=4),
-            "bare_defaults": bare(server, payload),
-        }
-        row["save"], row["copy_s"] = save(run, tensors, step=10 + number)
-        row["save_busy"], _ = save(run, tensors, step=20 + number, busy=True)
+        cpu_s = time.process_time()
+        row = {"bare": bare(server, payload, chunk_size=PART_BYTES, max_concurrency=4)}
+        row["bare_cpu"] = (time.process_time() - cpu_s) / (len(payload) / 1e9)
+        row["bare_defaults"] = bare(server, payload)
+        saved = save(run, tensors, step=10 + number)
+        row |= {"copy_s": saved.copy_s, "save": saved.mb_per_s, "save_cpu": saved.cpu_s / (len(payload) / 1e9)}
+        row["save_busy"] = save(run, tensors, step=20 + number, busy=True).mb_per_s
         row["again"] = bare(server, payload, chunk_size=PART_BYTES, max_concurrency=4)
         row["boto3"] = boto_upload(server, payload)
         row["boto3_busy"] = boto_upload(server, payload, busy=True)
@@ -145,6 +146,7 @@ def measure(server: Server, tensors: dict[str, Tensor], *, rounds: int) -> dict[
     per_byte = middle["copy_s"] / num_bytes
     return middle | {
         "unit": "MB/s",
+        "of_bare_cpu": round(median(row["bare_cpu"] / row["save_cpu"] for row in rows), 3),
         "of_bare": round(median(2 * row["save"] / (row["bare"] + row["again"]) for row in rows), 3),
         "slower_when_busy": round(median(1 - row["save_busy"] / row["save"] for row in rows), 3),
         "boto3_slower_when_busy": round(median(1 - row["boto3_busy"] / row["boto3"] for row in rows), 3),
@@ -182,18 +184,28 @@ def open_bench_run(server: Server) -> RunStore:
     )
 
 
-def save(run: RunStore, tensors: dict[str, Tensor], *, step: int, busy: bool = False) -> tuple[float, float]:
-    """Return MB/s from the end of the copy to the commit, and the seconds of the copy."""
+@dataclass(frozen=True)
+class Saved:
+    """One save: MB/s and CPU seconds from the end of the copy to the commit, and the seconds of the copy."""
+
+    mb_per_s: float
+    cpu_s: float
+    copy_s: float
+
+
+def save(run: RunStore, tensors: dict[str, Tensor], *, step: int, busy: bool = False) -> Saved:
+    """Save, and wait for the commit; the clean-up of the save before is over when it begins."""
     run.close()
     started = time.perf_counter()
     ticket = run.save(tensors, CommitMeta(step=step))
-    copied = time.perf_counter()
+    copied, cpu_s = time.perf_counter(), time.process_time()
     if busy:
         while_busy(lambda: ticket.done)
     if ticket.wait().state != "committed":
         raise RuntimeError(f"the save was not committed: {ticket.outcome}")
     seconds = time.perf_counter() - copied
-    return sum(tensor.nbytes for tensor in tensors.values()) / 1e6 / seconds, copied - started
+    num_bytes = sum(tensor.nbytes for tensor in tensors.values())
+    return Saved(num_bytes / 1e6 / seconds, time.process_time() - cpu_s, copied - started)
 
 
 def bare(server: Server, payload: memoryview, **options: int) -> float:

@@ -105,16 +105,17 @@ class Workers:
         lines = path.read_text().splitlines() if path.exists() else []
         return [event for event in map(json.loads, lines) if event["event"] == name]
 
-    def wait(self, timeout_s: float = 120.0) -> list[int]:
+    def wait(self, timeout_s: float = 240.0) -> list[int]:
         """Wait for the ends; returns exit codes by rank."""
         deadline = time.monotonic() + timeout_s
         return [process.wait(max(0.1, deadline - time.monotonic())) for process in self.processes]
 
-    def wait_for(self, condition: Callable[[], Any], timeout_s: float = 60.0) -> None:
+    def wait_for(self, condition: Callable[[], Any], timeout_s: float = 240.0) -> None:
         """Wait until something holds while the workers run."""
         deadline = time.monotonic() + timeout_s
         while not condition():
-            assert all(process.poll() is None for process in self.processes), self.log()[-4000:]
+            ended = [rank for rank, process in enumerate(self.processes) if process.poll() is not None]
+            assert [] == ended, f"{self.log(ended[0])[-2000:]}\n{self.log()[-2000:]}"
             assert time.monotonic() < deadline, self.log()[-4000:]
             time.sleep(0.02)
 

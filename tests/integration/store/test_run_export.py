@@ -82,7 +82,7 @@ def test_a_run_killed_before_its_export_or_its_end_is_recorded_exports_nothing_t
 ) -> None:
     proxy.rules(Rule(fault="blackhole", methods=("PUT",), path=f"/log/0000000{entry}.json"))
     run = start()
-    run.wait_for(lambda: proxy.struck() != [0], timeout_s=120)
+    run.wait_for(lambda: proxy.struck() != [0])
     run.kill()
     proxy.clear()
     assert ["claim", "commit", *(["export"] if entry == 4 else [])] == kinds(site)
@@ -114,7 +114,7 @@ def test_an_export_that_was_recorded_and_has_vanished_is_made_again(
 ) -> None:
     proxy.rules(Rule(fault="blackhole", methods=("PUT",), path="/log/00000004.json"))
     run = start()
-    run.wait_for(lambda: proxy.struck() != [0], timeout_s=120)
+    run.wait_for(lambda: proxy.struck() != [0])
     run.kill()
     proxy.clear()
     site.store().delete(["export/model.safetensors"])

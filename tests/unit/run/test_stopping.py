@@ -43,8 +43,17 @@ class FakeReporter:
 
 
 @dataclass
+class FakeFlags:
+    stands: Flag | None = None
+
+    def poll(self) -> Flag | None:
+        return self.stands
+
+
+@dataclass
 class FakeRun:
     flag: Flag | None
+    flags: FakeFlags = field(default_factory=FakeFlags)
     store: FakeStore = field(default_factory=FakeStore)
     reporter: FakeReporter = field(default_factory=FakeReporter)
     committed: list[int] = field(default_factory=list)
@@ -133,6 +142,13 @@ def test_a_save_under_way_of_this_very_step_loses_nothing() -> None:
     with pytest.raises(Interrupted, match="step 52 is committed"):
         stop(run, saves=False)
     assert [] == run.committed
+
+
+def test_a_rank_that_looked_a_moment_before_the_request_came_ends_as_its_neighbours_do() -> None:
+    run = FakeRun(None, flags=FakeFlags(evict(60)))
+
+    with pytest.raises(Interrupted, match="step 52 is committed"):
+        stop(run, saves=True)
 
 
 def test_a_rank_that_was_not_asked_itself_forms_the_group_again() -> None:

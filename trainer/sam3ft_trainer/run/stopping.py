@@ -50,6 +50,8 @@ def stop(run: Session, *, saves: bool) -> None:
         Unsaved: it is not, and the message says how many steps will be done again.
         Fenced, StorageUnavailable, StorageDenied: as `Session.commit`.
     """
+    # Ranks of one node may look a moment before and after the request came; on other nodes there is none.
+    run.flag = run.flag or run.flags.poll()
     kind = run.flag.kind if run.flag is not None else FlagKind.REGROUP
     if saves:
         started = time.monotonic()
