@@ -55,11 +55,13 @@ class OutageBench:
             raise
         return Ended(process.returncode, output.decode(errors="replace"), self.bench.folder / name)
 
-    def run_struck(self, name: str, strike: Callable[[], Any], *, after_step: int = 2) -> Ended:
-        """Run to the end, and call `strike` once a step has been logged."""
+    def run_struck(
+        self, name: str, strike: Callable[[], Any], *, after_step: int = 2, event: str = "train_interval"
+    ) -> Ended:
+        """Run to the end, and call `strike` once the run has told an event of a step."""
         process = self.start(name)
         try:
-            self.wait_for(process, name, "train_interval", step=after_step)
+            self.wait_for(process, name, event, step=after_step)
             strike()
             return self.finish(name, process)
         finally:
