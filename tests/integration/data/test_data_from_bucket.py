@@ -249,6 +249,10 @@ def test_an_image_that_is_replaced_is_counted_and_read_as_it_is_now(twin: Make, 
     assert [(both.folder / "train" / "1.jpg").read_bytes()] * 2 == now
     figures = figures_of(access)
     assert (1, 2, 1) == (figures["changed"], figures["fetched"], figures["hits"])
+    later = both.access(cache=tmp_path / "cache")
+    assert now[0] == open_dataset(both.config(), "train", access=later).read_image(12)
+    told = figures_of(later)
+    assert (0, 1, 0) == (told["fetched"], told["hits"], told["changed"])
 
 
 def test_an_image_that_is_deleted_under_the_run_ends_it_with_its_name(twin: Make) -> None:

@@ -205,6 +205,7 @@ LOADER = """
 
     parse, times = annotations.parse_coco, []
     annotations.parse_coco = lambda *given, **named: times.append(1) or parse(*given, **named)
+    print("ready", flush=True)
     sys.stdin.readline()
     index = load_index(LocalAnnotations(Path(sys.argv[1])), ProblemLog(), cache=Path(sys.argv[2]), figures=Figures())
     print(len(times), index.digest)
@@ -221,7 +222,12 @@ def test_of_several_processes_at_once_one_parses_and_the_others_wait(many_images
         str(tmp_path / "cache"),
     ]
     processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
-    outputs = [process.communicate("\n", timeout=60)[0].split() for process in processes]
+    assert ["ready\n"] * 4 == [process.stdout.readline() for process in processes if process.stdout is not None]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    outputs = [process.communicate(timeout=60)[0].split() for process in processes]
 
     assert [0, 0, 0, 1] == sorted(int(times) for times, _ in outputs)
     assert 1 == len({digest for _, digest in outputs})
