@@ -99,12 +99,15 @@ def test_runs_on_a_cpu_get_what_makes_them_repeat():
 
 def test_a_worker_knows_its_files_and_its_bound(tmp_path: Path):
     folder = WorkFolder(tmp_path / "work")
-    bound = worker_environment(config=Path("/c"), folder=folder, rank=3, attempt=2, micro_batch_max=4)
+    bound = worker_environment(
+        config=Path("/c"), folder=folder, rank=3, attempt=2, micro_batch_max=4, eviction_grace_s=110.0
+    )
     free = worker_environment(config=Path("/c"), folder=folder, rank=3, attempt=2, micro_batch_max=None)
 
     assert bound["SAM3FT_RESULT_FILE"].endswith("result-3.json")
     assert (bound["SAM3FT_ATTEMPT"], bound["SAM3FT_MICRO_BATCH_MAX"]) == ("2", "4")
-    assert "SAM3FT_MICRO_BATCH_MAX" not in free
+    assert bound["SAM3FT_EVICTION_GRACE_S"] == "110"
+    assert not {"SAM3FT_MICRO_BATCH_MAX", "SAM3FT_EVICTION_GRACE_S"} & free.keys()
 
 
 def test_what_an_earlier_worker_left_is_not_read_again(tmp_path: Path):

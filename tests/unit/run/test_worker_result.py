@@ -34,6 +34,14 @@ def test_the_last_word_holds_the_newest_facts(tmp_path: Path) -> None:
     assert (result.micro_batch, result.message) == (2, "saved")
 
 
+def test_a_worker_learns_its_grace_and_where_the_node_keeps_things() -> None:
+    environ = {"SAM3FT_WORK_DIR": "/w", "SAM3FT_CACHE_DIR": "/cache", "SAM3FT_EVICTION_GRACE_S": "110"}
+    told, untold = WorkerEnvironment.read(environ), WorkerEnvironment.read({"SAM3FT_WORK_DIR": "/w"})
+
+    assert (Path("/cache"), 110.0) == (told.cache_dir, told.eviction_grace_s)
+    assert (None, None) == (untold.cache_dir, untold.eviction_grace_s)
+
+
 def test_a_worker_without_a_work_folder_is_refused() -> None:
     with pytest.raises(InvalidConfig, match="SAM3FT_WORK_DIR is not set"):
         WorkerEnvironment.read({})
