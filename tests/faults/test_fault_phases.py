@@ -27,6 +27,8 @@ SAYS = {
     "STOP": r"ended with 24 \(Hung\)",
 }
 """How the launcher words the end that a signal leads to."""
+STOPPED = ("data", "all_reduce", "upload", "before_commit", "restore", "evaluate")
+"""Each costs a minute until the others' watchdogs notice: in a wait for data, gradients, files, peers and scores."""
 CHAINS = "two ranks struck in every phase"
 RANK = {phase: 0 if phase in {"before_commit", "after_commit", "export"} else 1 for phase in PHASES}
 """Rank 0 alone goes through these three."""
@@ -112,15 +114,13 @@ def test_every_phase_struck_with_a_signal_changes_no_bit(action: str, undisturbe
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
-def test_a_rank_that_is_stopped_in_any_phase_is_noticed_and_changes_no_bit(
-    undisturbed: Runs, like: Make, figures: Figures
-):
+def test_a_rank_that_is_stopped_is_noticed_and_changes_no_bit(undisturbed: Runs, like: Make, figures: Figures):
     bench = like(2)
-    bench.runtime = {"watchdog_s": 20}
+    bench.runtime = {"watchdog_s": 60}  # a busy machine must not look like a stopped rank
 
-    check_chain(undisturbed(2), bench, dict.fromkeys(PHASES, "STOP"))
+    check_chain(undisturbed(2), bench, dict.fromkeys(STOPPED, "STOP"))
 
-    figures.add(CHAINS, seed="STOP", faults=len(PHASES), different_bits=0)
+    figures.add(CHAINS, seed="STOP", faults=len(STOPPED), different_bits=0)
 
 
 @pytest.mark.soak
