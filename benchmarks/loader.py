@@ -60,13 +60,14 @@ def main() -> None:
     )
 
 
-def write_dataset(folder: Path, images: int) -> float:
-    """Write `images` JPEGs and their annotations; return the mean file size in bytes."""
+def write_dataset(folder: Path, images: int, *, distinct: int | None = None) -> float:
+    """Write `images` JPEGs, of which `distinct` are different, and their annotations; return the mean size in bytes."""
     folder.mkdir(parents=True)
     generator = np.random.default_rng(0)
+    pictures = [jpeg(generator) for _ in range(min(images, distinct or images))]
     sizes = []
     for number in range(images):
-        content = jpeg(generator)
+        content = pictures[number % len(pictures)]
         (folder / f"{number}.jpg").write_bytes(content)
         sizes.append(len(content))
     document = {

@@ -47,6 +47,8 @@ from sam3ft_trainer.data.sample import train_sample
 ROOT = Path(__file__).parents[1]
 BUCKET, PREFIX = "bench", "set"
 BATCH = 4
+DISTINCT = 40
+"""Pictures that differ; making one takes longer than reading twenty."""
 STEP_S, STEP_IMAGES = 0.2, 8
 TARGET_WAITS = 0.02
 _APART: set[int] = set()
@@ -158,7 +160,7 @@ def _site(folder: Path, arguments: argparse.Namespace, core: int) -> Iterator[Si
     from s3_server import S3Server  # noqa: PLC0415 - lies with the tests
 
     data, buckets = folder / "data", folder / "buckets"
-    mean_bytes = write_dataset(data / "train", arguments.images)
+    mean_bytes = write_dataset(data / "train", arguments.images, distinct=DISTINCT)
     print(f"{arguments.images} JPEGs of {mean_bytes / 1024:.0f} KiB, {arguments.latency_ms:g} ms a request")
     buckets.mkdir()
     with S3Server(buckets) as server:
