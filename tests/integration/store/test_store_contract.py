@@ -20,6 +20,8 @@ from sam3ft_trainer.store.survey import State, survey
 
 RACERS = 64
 LARGE = (24 << 20) + 12_345
+CHECK_NOTHING = {"folder", "gs"}
+"""Where a wrong Content-MD5 goes unnoticed: a folder has none, and the gate before `gs` drops it."""
 
 
 def test_what_was_written_comes_back_whole_and_in_parts(store: Store):
@@ -195,6 +197,8 @@ def test_the_survey_finds_everything_that_checkpoints_need_and_leaves_nothing(si
     assert {State.YES} == {finding.state for finding in found.findings if finding.needed}
     assert [] == place.list_objects("")
     assert {"read_mb_s", "write_mb_s", "read_p50_ms", "write_p99_ms"} <= found.speed.keys()
+    (digest,) = [finding.state for finding in found.findings if finding.name == "damage on the way is refused"]
+    assert (State.NO if site.name in CHECK_NOTHING else State.YES) is digest
 
 
 def test_a_missing_bucket_is_refused_by_every_request_and_named(site: Site):
