@@ -27,6 +27,8 @@ SAYS = {
     "STOP": r"ended with 24 \(Hung\)",
 }
 """How the launcher words the end that a signal leads to."""
+BEHIND = ("upload", "before_commit", "after_commit")
+"""In a thread behind the training, which learns of an exception there at the next save, when others may have struck."""
 STOPPED = ("data", "all_reduce", "upload", "before_commit", "restore", "evaluate")
 """Each costs a minute until the others' watchdogs notice: in a wait for data, gradients, files, peers and scores."""
 CHAINS = "two ranks struck in every phase"
