@@ -59,7 +59,7 @@ def test_a_network_that_is_down_for_a_while_stops_nobody(far_group: Group):
     check_undisturbed(far_group)
 
 
-@pytest.mark.parametrize("how", ["killed", "stopped"])
+@pytest.mark.parametrize("how", ["killed", pytest.param("stopped", marks=pytest.mark.soak)])
 def test_a_node_that_dies_with_the_coordinator_is_out_once_it_is_back(group: Group, how: str):
     """A killed peer ends the others' workers while nobody can be told; a stopped one leaves them hanging."""
     run(group)

@@ -56,7 +56,8 @@ def deaths_to_training(group: Group, count: int, *, spares: bool) -> list[float]
         formed_at = group.wait_formed(0, 1, 2, after=trained_at, event="trained")
 
 
-def test_with_warm_spares_the_survivors_train_again_within_two_seconds(group: Group):
+def test_with_warm_spares_the_survivors_train_again_within_two_seconds(far_group: Group):
+    group = far_group
     medians_within(
         {"death to training, with warm spares": WARM_S},
         lambda: {"death to training, with warm spares": deaths_to_training(group, 1, spares=True)},

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from elastic_site import Group
 
 from sam3ft_api.messages import Hello, Refused, decode_from_coordinator, encode
@@ -118,7 +119,16 @@ def check_flood(group: Group, count: int) -> None:
     print(f"{count} connections: at most {most - before} at a time; {opened[1]} more while a node joined")
 
 
-def test_ten_thousand_connections_do_not_disturb_a_run(group: Group):
+def check_with_descriptors(group: Group, count: int) -> None:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     assert soft > HELD + 100, f"this test holds {HELD} connections, and the shell allows {soft} descriptors: ulimit -n"
-    check_flood(group, 10_000)
+    check_flood(group, count)
+
+
+def test_thousands_of_connections_do_not_disturb_a_run(group: Group):
+    check_with_descriptors(group, 3_000)
+
+
+@pytest.mark.soak
+def test_ten_thousand_connections_do_not_disturb_a_run(group: Group):
+    check_with_descriptors(group, 10_000)
