@@ -24,9 +24,9 @@ $(INSTALLED): requirements/dev.lock pyproject.toml tools/install.sh
 	@tools/install.sh "$(PYTHON)" "$(VENV)" requirements/dev.lock
 	@touch $@
 
-components: install ## build the servers that the tests talk to, once; kept in ~/.cache/sam3ft
+components: install ## build the servers that the tests talk to, once (~/.cache/sam3ft), and install what they need
 	@$(BIN)/python tools/components/components.py build
-	@tools/components/ceph/install.sh || echo "components: the slow tests of the Ceph gateway will fail without it" >&2
+	@tools/components/system.sh || echo "components: tests that need them will fail, and say so" >&2
 
 lock: ## write requirements/*.lock from pyproject.toml (ARGS=--upgrade for the newest versions)
 	@tools/lock.sh $(ARGS)

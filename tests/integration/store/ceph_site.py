@@ -15,7 +15,7 @@ from s3_server import HOST, free_port
 from store_sites import Site, process
 
 PROGRAMS = ("ceph", "ceph-mon", "ceph-osd", "monmaptool", "radosgw", "radosgw-admin")
-INSTALL = "tools/components/ceph/install.sh"
+INSTALL = "tools/components/system.sh"
 _UP_S = 90.0
 
 

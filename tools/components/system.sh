@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Install what the tests need from Debian or Ubuntu, and only what is missing. Usage: tools/components/system.sh
+#   iproute2      networks of their own for the nodes of a group
+#   libfaketime   nodes whose clocks differ
+#   openssl       certificates of a store with an authority of its own
+#   Ceph          a second S3 server, monitor, object store daemon and gateway, 200 MB
+set -euo pipefail
+
+packages=()
+need() { # COMMAND PACKAGE...
+  command -v "$1" >/dev/null || packages+=("${@:2}")
+}
+need ip iproute2
+need openssl openssl
+for program in radosgw radosgw-admin ceph-mon ceph-osd ceph-authtool monmaptool; do
+  need "$program" radosgw ceph-mon ceph-osd ceph-common
+done
+compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || packages+=(libfaketime)
+
+if [ "${#packages[@]}" -eq 0 ]; then
+  exit 0
+fi
+mapfile -t packages < <(printf '%s\n' "${packages[@]}" | sort -u)
+command -v apt-get >/dev/null || {
+  echo "components: ${packages[*]} are missing, and this is no Debian or Ubuntu; install what corresponds to them" >&2
+  exit 1
+}
+sudo=()
+[ "$(id -u)" -eq 0 ] || sudo=(sudo)
+echo "components: installing ${packages[*]}"
+"${sudo[@]}" apt-get update -qq
+DEBIAN_FRONTEND=noninteractive "${sudo[@]}" apt-get install -qq -y --no-install-recommends "${packages[@]}" >/dev/null
