@@ -1,11 +1,12 @@
 """Seconds of a verified restore from a real S3 server: alone, from the node's copy, and shared by two processes.
 
-    python -m benchmarks.restore [--gib 0.5] [--rounds 3]
+    python -m benchmarks.restore [--gib 0.5] [--rounds 3] [--connection-mb-per-s 60]
 
-One process has saved a state of this size into a bucket of versitygw. In turn within a round: one process restores it
-from the bucket; one from the copy on the node (in the page cache, as after a restart of the workers); two processes of
+Two processes have saved a state of this size into a bucket of versitygw. In turn within a round: one restores it from
+the bucket; one from the copy on the node (in the page cache, as after a restart of the workers); two processes of
 which each reads everything; two that read half each and hand it over on gloo. Every restored state is compared with the
-saved one. Bytes are those asked of the server. Figures are medians; the last line is JSON.
+saved one. With a bound, answers come through a proxy that lets each connection have so much, as a store far away does.
+Bytes are those asked of the server. Figures are medians; the last line is JSON.
 """
 
 import argparse
@@ -17,6 +18,8 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -57,16 +60,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gib", type=float, default=0.5)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--connection-mb-per-s", type=float, default=None)
     parser.add_argument("--worker", default="")
     arguments = parser.parse_args()
     if arguments.worker:
         work(json.loads(arguments.worker))
         return
     core = max(os.sched_getaffinity(0))
-    with real_server(core) as server, tempfile.TemporaryDirectory() as folder:
-        job = {"endpoint": server.endpoint, "key": server.access_key, "secret": server.secret_key, "gib": arguments.gib}
+    with (
+        real_server(core) as server,
+        line_to(server.endpoint, arguments.connection_mb_per_s) as endpoint,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        job = {"endpoint": endpoint, "key": server.access_key, "secret": server.secret_key, "gib": arguments.gib}
         job["cache"] = folder
-        run_workers(job | {"mode": "save"}, 1)
+        run_workers(job | {"mode": "save"}, 2)
         rows = [
             {mode: run_workers(job | {"mode": mode}, MODES[mode]) for mode in MODES} for _ in range(arguments.rounds)
         ]
@@ -76,6 +84,21 @@ def main() -> None:
         figures[mode] = {"seconds": seconds, "read_mb": round(rows[0][mode]["read_bytes"] / 1e6)}
         print(f"{mode:14s} {seconds:6.2f} s   {figures[mode]['read_mb']:6d} MB asked of the server")
     print(json.dumps({"gib": arguments.gib, "rounds": arguments.rounds, **figures}))
+
+
+@contextmanager
+def line_to(endpoint: str, connection_mb_per_s: float | None) -> Iterator[str]:
+    """Give the address of a proxy with that bound on answers; the server's own without a bound."""
+    if connection_mb_per_s is None:
+        yield endpoint
+        return
+    sys.path.insert(0, str(ROOT / "tests" / "harness"))
+    from sam3ft_faults.proxy import FaultProxy  # noqa: PLC0415 - lies with the tests
+    from sam3ft_faults.rules import Rule  # noqa: PLC0415
+
+    with FaultProxy(endpoint) as proxy:
+        proxy.rules(Rule(methods=("GET",), path="/ckpt/", bytes_per_s=connection_mb_per_s * 1e6))
+        yield proxy.endpoint
 
 
 def run_workers(job: dict[str, Any], world_size: int) -> dict[str, Any]:
@@ -122,6 +145,7 @@ def work(job: dict[str, Any]) -> None:
     if job["mode"] == "save":
         run.save(state, CommitMeta(step=1), wait=True)
         run.close(timeout_s=600)
+        group.barrier()
         print(json.dumps({"seconds": 0.0, "read_bytes": 0}))
         return
     targets = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
