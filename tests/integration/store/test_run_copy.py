@@ -15,9 +15,7 @@ def test_a_killed_run_resumes_from_the_copy_on_its_node_and_from_the_bucket_wher
 ) -> None:
     site = s3_site(s3_server, s3_bucket, tmp_path)
     cache = tmp_path / "cache"
-    config = config_of(
-        site, make_data(tmp_path / "data"), scratch={"max_steps": 10_000}, checkpoint={"every_steps": 4}
-    )
+    config = config_of(site, make_data(tmp_path / "data"), scratch={"max_steps": 10_000}, checkpoint={"every_steps": 4})
 
     def start() -> Workers:
         return Workers(config, site, tmp_path / "work", world_size=world_size, SAM3FT_CACHE_DIR=str(cache))
