@@ -1,6 +1,9 @@
 """What all tests stand on."""
 
+import os
 import signal
+
+from sam3ft_api.worker import ENV_CACHE_DIR
 
 pytest_plugins = ["component_fixtures"]
 
@@ -10,5 +13,6 @@ def pytest_configure() -> None:
 
     A shell starts background jobs with SIGINT ignored, children inherit that, and programs rightly honour it.
     """
+    os.environ.setdefault(ENV_CACHE_DIR, "")  # the user's own cache stays out of tests, unless one asks for it
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -2,7 +2,7 @@
 
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,11 +15,14 @@ from sam3ft_api.plan import JobPlan, RestartBudget
 from sam3ft_api.problems import find_problems, invalid_config
 from sam3ft_api.spec import SAM3FineTune, SAM3FineTuneSpec
 from sam3ft_api.training import CheckpointConfig, ExportConfig, IdentityConfig, SplitConfig, TrainingConfig
+from sam3ft_api.worker import ENV_CACHE_DIR
 from sam3ft_api.yaml import load_finetune, read_yaml
 from sam3ft_launch.assignments import assign
 from sam3ft_launch.local.devices import choose_processes, num_gpus
 from sam3ft_launch.local.rundir import RunDir
 
+STORES = ("s3://", "gs://", "az://")
+"""How the addresses of object stores begin."""
 AnyUriSection = TypeVar("AnyUriSection", CheckpointConfig, ExportConfig)
 
 
@@ -171,8 +174,23 @@ def plan_here(prepared: Prepared, *, folder: RunDir, uid: str, attempt: int, npr
         source=prepared.source,
         processes_per_node=processes,
         gpus_per_node=min(processes, gpus),
+        env=_cache_of_this_machine(config, os.environ),
         **_limits_of(spec),
     )
+
+
+def _cache_of_this_machine(config: TrainingConfig, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return where images and the newest commit of a bucket are kept; nothing for a run that uses folders alone.
+
+    A place of the user's choice, also none (an empty variable), stands in the environment already.
+    """
+    splits = (config.data.train, config.data.valid, config.data.test)
+    addresses = [config.data.uri, config.checkpoint.uri, *(split.annotations for split in splits)]
+    addresses += [split.images for split in splits]
+    if ENV_CACHE_DIR in environ or not any(address and address.startswith(STORES) for address in addresses):
+        return {}
+    cache = environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return {ENV_CACHE_DIR: str(Path(cache) / "sam3ft" / "node")}
 
 
 def _with_default_uri(section: AnyUriSection, folder: Path) -> AnyUriSection:

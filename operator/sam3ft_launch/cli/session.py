@@ -93,9 +93,9 @@ def check(session: Session, *, output: OutputFormat) -> None:
         processes = str(session.plan.processes_per_node)
         arguments = ["check", "--config", str(path), "--nproc", processes, "--save", str(account)]
         if output is OutputFormat.JSON:
-            emit(event="checked", **ask_trainer(arguments).document_or_raise())
+            emit(event="checked", **ask_trainer(arguments, env=session.plan.env).document_or_raise())
         else:
-            show_trainer(arguments)
+            show_trainer(arguments, env=session.plan.env)
         session.folder.create()
         write_atomically(session.folder.dataset, account.read_text(encoding="utf-8"))
 

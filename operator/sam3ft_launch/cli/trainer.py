@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,10 +74,14 @@ def require_trainer() -> None:
         )
 
 
-def ask_trainer(arguments: Sequence[str]) -> TrainerAnswer:
+def ask_trainer(arguments: Sequence[str], *, env: Mapping[str, str] | None = None) -> TrainerAnswer:
     """Run a verb with `-o json` to its end and return its answer; it dies with this process.
 
     Call from the main thread.
+
+    Args:
+        arguments: the verb and its own.
+        env: variables that it gets besides this process's own.
     """
     require_trainer()
     ended = subprocess.run(
@@ -85,6 +89,7 @@ def ask_trainer(arguments: Sequence[str]) -> TrainerAnswer:
         check=False,
         stdin=subprocess.DEVNULL,
         capture_output=True,
+        env={**os.environ, **(env or {})},
         text=True,
         errors="replace",
         preexec_fn=tether(),
@@ -92,8 +97,12 @@ def ask_trainer(arguments: Sequence[str]) -> TrainerAnswer:
     return TrainerAnswer(shell_code(ended.returncode), _last_document(ended.stdout), ended.stderr[-_LAST_CHARS:])
 
 
-def show_trainer(arguments: Sequence[str]) -> None:
+def show_trainer(arguments: Sequence[str], *, env: Mapping[str, str] | None = None) -> None:
     """Run a verb to its end with its output on this terminal; it dies with this process.
+
+    Args:
+        arguments: the verb and its own.
+        env: variables that it gets besides this process's own.
 
     Raises:
         TrainerHasSpoken: it did not end with 0.
@@ -103,6 +112,7 @@ def show_trainer(arguments: Sequence[str]) -> None:
     ended = subprocess.run(
         [*TRAINER_COMMAND, *arguments],
         check=False,
+        env={**os.environ, **(env or {})},
         stdin=subprocess.DEVNULL,
         preexec_fn=tether(),
     )

@@ -125,6 +125,35 @@ def test_checkpoints_and_model_go_into_the_run_folder_unless_the_file_says_other
     assert (str(folder.checkpoints), "/m") == (chosen.config.checkpoint.uri, chosen.config.export.uri)
 
 
+@pytest.mark.parametrize(
+    ("address", "environ", "expected"),
+    [
+        ("data.uri=s3://b/cells", {}, {"SAM3FT_CACHE_DIR": "/home/u/.cache/sam3ft/node"}),
+        ("checkpoint.uri=gs://b/run", {"XDG_CACHE_HOME": "/c"}, {"SAM3FT_CACHE_DIR": "/c/sam3ft/node"}),
+        ("data.train.images=az://b/pictures", {}, {"SAM3FT_CACHE_DIR": "/home/u/.cache/sam3ft/node"}),
+        ("data.uri=s3://b/cells", {"SAM3FT_CACHE_DIR": "/fast"}, {}),
+        ("data.uri=s3://b/cells", {"SAM3FT_CACHE_DIR": ""}, {}),
+        ("data.uri=/folder", {}, {}),
+    ],
+)
+def test_what_comes_from_a_bucket_is_kept_on_this_machine_unless_the_user_says_where(
+    file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    address: str,
+    environ: dict[str, str],
+    expected: dict[str, str],
+):
+    for name in ("SAM3FT_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"HOME": "/home/u", **environ}.items():
+        monkeypatch.setenv(name, value)
+
+    plan = plan_here(prepared(file, address), folder=RunDir(tmp_path), uid="u", attempt=1, nproc=None)
+
+    assert expected == plan.env
+
+
 def test_more_processes_than_the_global_batch_are_refused(file: Path, tmp_path: Path):
     with pytest.raises(InvalidConfig, match=r"5 processes .* global batch of 4 images; set --nproc to 1\.\.4"):
         plan_here(prepared(file), folder=RunDir(tmp_path), uid="u", attempt=1, nproc=5)
