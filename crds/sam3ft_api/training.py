@@ -121,7 +121,7 @@ class SplitConfig(Section):
     """Addresses of one split when the folder layout differs from `SPLIT/_annotations.coco.json`."""
 
     images: Address | None = None
-    """Folder of the images; None looks beside the annotations and in images/."""
+    """Folder or prefix of the images; None looks beside the annotations and in images/."""
     annotations: Address | None = None
     """COCO JSON file; None is SPLIT/_annotations.coco.json under data.uri."""
 
@@ -148,7 +148,7 @@ class DataConfig(Section):
     """What is trained on, and under which phrases."""
 
     uri: Address | None = None
-    """Folder with train/, and optionally valid/ and test/."""
+    """Folder, or s3://, gs://, az:// with bucket and prefix, that holds train/ and optionally valid/ and test/."""
     train: SplitConfig = SplitConfig()
     """Addresses of the training split, if they differ."""
     valid: SplitConfig = SplitConfig()
