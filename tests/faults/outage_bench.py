@@ -14,7 +14,7 @@ from fault_bench import ATTEMPT_TIMEOUT_S, Bench, Ended, kill_whole_run, state_h
 from s3_server import S3Server
 
 from sam3ft_api.training import StorageConfig
-from sam3ft_api.worker import ENV_CREDENTIALS_DIR, ENV_STORAGE_PROFILES
+from sam3ft_api.worker import ENV_CACHE_DIR, ENV_CREDENTIALS_DIR, ENV_STORAGE_PROFILES
 from sam3ft_faults.proxy import FaultProxy
 from sam3ft_trainer.store.access import run_access
 
@@ -109,7 +109,8 @@ def outage_bench(
         profiles = server.profiles_file(bench.folder / "storage.yaml", endpoint=proxy.endpoint)
         more = "".join(f"    {name}: {value}\n" for name, value in (client or {}).items())
         profiles.write_text(profiles.read_text() + more)
-        variables = server.environment() | {ENV_STORAGE_PROFILES: str(profiles)}
+        # Nothing is cached: every epoch asks the store again.
+        variables = server.environment() | {ENV_STORAGE_PROFILES: str(profiles), ENV_CACHE_DIR: ""}
         clean = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
         yield OutageBench(moved, server, proxy, clean | variables)
 
