@@ -57,6 +57,7 @@ class FakeRun:
     store: FakeStore = field(default_factory=FakeStore)
     reporter: FakeReporter = field(default_factory=FakeReporter)
     committed: list[int] = field(default_factory=list)
+    saved: bool = False
     state: LoopState = field(
         default_factory=lambda: LoopState(
             step=52, total_steps=100, selection=Selection(metric="bbox_AP"), micro_batch=1, threads=1, world_size=1
@@ -66,6 +67,9 @@ class FakeRun:
     def commit(self, *, wait: bool) -> None:
         assert wait
         self.committed.append(self.state.step)
+
+    def is_saved(self) -> bool:
+        return self.saved
 
     def drain_store_events(self) -> None:
         """Nothing went wrong in the background."""
@@ -115,6 +119,31 @@ def test_with_time_enough_the_step_is_committed_and_the_run_interrupted() -> Non
         stop(run, saves=True)
     assert [52] == run.committed
     assert run.store.forgone
+
+
+def test_a_step_whose_save_is_under_way_is_not_saved_twice() -> None:
+    run = FakeRun(evict(60), store=FakeStore(finishes_at=52), saved=True)
+
+    with pytest.raises(Interrupted, match="step 52 is committed"):
+        stop(run, saves=True)
+    assert [] == run.committed
+    assert run.store.waited_s is None
+
+
+def test_a_step_whose_save_was_skipped_is_saved() -> None:
+    run = FakeRun(Flag(kind=FlagKind.REGROUP), saved=True)
+
+    with pytest.raises(Regroup, match="step 52 is committed"):
+        stop(run, saves=True)
+    assert [52] == run.committed
+
+
+def test_a_state_that_has_changed_since_it_was_saved_is_saved_again() -> None:
+    run = FakeRun(evict(60), store=FakeStore(finishes_at=52), saved=False)
+
+    with pytest.raises(Interrupted):
+        stop(run, saves=True)
+    assert [52] == run.committed
 
 
 def test_without_time_no_save_is_begun_and_the_message_counts_the_lost_steps() -> None:

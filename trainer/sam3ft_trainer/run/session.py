@@ -83,6 +83,7 @@ class Session:
     _started_s: float = field(default_factory=time.monotonic)
     _elapsed_before_s: float = 0.0
     _committed_s: float = field(default_factory=time.monotonic)
+    _saved_state: LoopState | None = None
 
     def __post_init__(self) -> None:
         """Remember the time that earlier attempts used."""
@@ -163,8 +164,12 @@ class Session:
             self.store.save(
                 all_tensors(self.model.sam3, self.stepper.optimizer, self.ema), self.commit_meta(), wait=wait
             )
-            self._committed_s = time.monotonic()
+            self._committed_s, self._saved_state = time.monotonic(), self.state
             self.drain_store_events()
+
+    def is_saved(self) -> bool:
+        """Say whether the last save that was asked for was of exactly this state; it may still be under way."""
+        return self._saved_state == self.state
 
     def commit_meta(self) -> CommitMeta:
         """Return the part of the present state that is not tensors; scores only if they are of these weights."""

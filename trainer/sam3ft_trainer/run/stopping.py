@@ -55,7 +55,8 @@ def stop(run: Session, *, saves: bool) -> None:
     kind = run.flag.kind if run.flag is not None else FlagKind.REGROUP
     if saves:
         started = time.monotonic()
-        run.commit(wait=True)
+        if not _is_committed(run):
+            run.commit(wait=True)
         run.reporter.event("stopped", step=run.state.step, kind=kind.value, save_s=round(time.monotonic() - started, 3))
     else:
         _finish_running(run, kind)
@@ -63,6 +64,19 @@ def stop(run: Session, *, saves: bool) -> None:
         run.store.forgo_copy()
         raise Interrupted(f"asked to stop; step {run.state.step} is committed")
     raise Regroup(f"the group forms again; step {run.state.step} is committed")
+
+
+def _is_committed(run: Session) -> bool:
+    """Say whether the save at this very boundary has become a commit; waits for it. The same on all ranks.
+
+    Ranks that had to skip that save and ranks that had not differ in what they wait for, not in what they find: a save
+    that one rank has skipped is no commit.
+    """
+    if not run.is_saved():
+        return False
+    run.store.finish_running(timeout_s=None)
+    run.drain_store_events()
+    return run.store.newest_step == run.state.step
 
 
 def _finish_running(run: Session, kind: FlagKind) -> None:
