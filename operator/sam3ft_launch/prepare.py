@@ -1,6 +1,7 @@
 """From a user's file to a plan for this machine: pure but for reading the file; nothing is started or written."""
 
 import os
+import re
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 
 from sam3ft_api.convert import to_training_config
 from sam3ft_api.errors import InvalidConfig
+from sam3ft_api.fields import STORE
 from sam3ft_api.plan import JobPlan, RestartBudget
 from sam3ft_api.problems import find_problems, invalid_config
 from sam3ft_api.spec import SAM3FineTune, SAM3FineTuneSpec
@@ -21,8 +23,6 @@ from sam3ft_launch.assignments import assign
 from sam3ft_launch.local.devices import choose_processes, num_gpus
 from sam3ft_launch.local.rundir import RunDir
 
-STORES = ("s3://", "gs://", "az://")
-"""How the addresses of object stores begin."""
 AnyUriSection = TypeVar("AnyUriSection", CheckpointConfig, ExportConfig)
 
 
@@ -187,7 +187,7 @@ def _cache_of_this_machine(config: TrainingConfig, environ: Mapping[str, str]) -
     splits = (config.data.train, config.data.valid, config.data.test)
     addresses = [config.data.uri, config.checkpoint.uri, *(split.annotations for split in splits)]
     addresses += [split.images for split in splits]
-    if ENV_CACHE_DIR in environ or not any(address and address.startswith(STORES) for address in addresses):
+    if ENV_CACHE_DIR in environ or not any(address and re.match(STORE, address) for address in addresses):
         return {}
     cache = environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return {ENV_CACHE_DIR: str(Path(cache) / "sam3ft" / "node")}

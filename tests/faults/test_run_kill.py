@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import shutil
 import subprocess
 import sys
 import time
@@ -11,10 +10,9 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
+from fault_bench import kill_whole_run, make_data
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "blood-cells"
 NUM_IMAGES = 12
 """Of which one or two are held out: the windows of three never divide an epoch evenly."""
 STEPS = 90
@@ -43,18 +41,6 @@ spec:
 """
 
 
-def make_data(folder: Path) -> Path:
-    document = json.loads((EXAMPLE / "train" / "_annotations.coco.json").read_text())
-    document["images"] = document["images"][:NUM_IMAGES]
-    kept = {image["id"] for image in document["images"]}
-    document["annotations"] = [item for item in document["annotations"] if item["image_id"] in kept]
-    (folder / "train").mkdir(parents=True)
-    for image in document["images"]:
-        shutil.copy(EXAMPLE / "train" / image["file_name"], folder / "train")
-    (folder / "train" / "_annotations.coco.json").write_text(json.dumps(document))
-    return folder
-
-
 def start(spec: Path, run_dir: Path, processes: int) -> "subprocess.Popen[bytes]":
     command = [str(Path(sys.executable).with_name("sam3ft")), "run", str(spec), "--run-dir", str(run_dir)]
     return subprocess.Popen(
@@ -64,26 +50,6 @@ def start(spec: Path, run_dir: Path, processes: int) -> "subprocess.Popen[bytes]
         env=os.environ | {"COLUMNS": "200"},
         start_new_session=True,
     )
-
-
-def family(process: "subprocess.Popen[bytes]") -> list[psutil.Process]:
-    try:
-        parent = psutil.Process(process.pid)
-        return [parent, *parent.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []
-
-
-def kill_whole_run(process: "subprocess.Popen[bytes]") -> None:
-    members = family(process)
-    for member in members:
-        try:
-            member.kill()
-        except psutil.NoSuchProcess:
-            continue
-    process.communicate(timeout=60)
-    _, alive = psutil.wait_procs(members, timeout=30)
-    assert alive == []
 
 
 def run_to_the_end(spec: Path, run_dir: Path, processes: int) -> None:
@@ -123,7 +89,7 @@ def assert_each_image_of_each_epoch_once(run_dir: Path, processes: int) -> None:
 
 def check_kills(tmp_path: Path, processes: int, kills: int, seed: int) -> None:
     spec = tmp_path / "run.yaml"
-    spec.write_text(SPEC.format(data=make_data(tmp_path / "data"), steps=STEPS))
+    spec.write_text(SPEC.format(data=make_data(tmp_path / "data", NUM_IMAGES), steps=STEPS))
     run_to_the_end(spec, tmp_path / "undisturbed", processes)
     moments = random.Random(seed)
     happened = 0

@@ -8,9 +8,9 @@ import threading
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
-import pytest
+from tools_here import need_tool
 
 T = TypeVar("T")
 _PREFIX = "sam3ft-test"
@@ -106,13 +106,6 @@ def need_namespaces() -> None:
     """Fail in CI, and skip elsewhere, where namespaces cannot be made."""
     if (problem := _problem()) is not None:
         need_tool(problem)
-
-
-def need_tool(problem: str) -> NoReturn:
-    """Fail in CI, and skip elsewhere, for what this machine lacks."""
-    if os.environ.get("CI"):
-        pytest.fail(problem)
-    pytest.skip(problem)
 
 
 def _problem() -> str | None:

@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from elastic_net import Network, need_tool
+from elastic_net import Network
 from launcher_site import TOKEN, Node, is_alive, wait_for
+from tools_here import need_tool
 
 MEMBER = Path(__file__).with_name("member_worker.py")
 GLOO_MEMBER = Path(__file__).with_name("gloo_member.py")

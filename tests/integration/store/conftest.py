@@ -5,8 +5,10 @@ from contextlib import ExitStack
 
 import pytest
 from ceph_site import rgw_site
+from s3_server import S3Server
 from store_sites import SITES, Site
 
+from sam3ft_faults.proxy import FaultProxy
 from sam3ft_trainer.store.objects import Store
 
 _ALL = {**SITES, "rgw": rgw_site}
@@ -41,3 +43,10 @@ def site(request: pytest.FixtureRequest, start_site: Callable[[str], Site], monk
 def store(site: Site) -> Store:
     """A prefix of it that nobody has used."""
     return site.fresh()
+
+
+@pytest.fixture
+def proxy(s3_server: S3Server) -> Iterator[FaultProxy]:
+    """What stands before the session's S3 server and may delay, spoil or lose what passes."""
+    with FaultProxy(s3_server.endpoint) as standing:
+        yield standing

@@ -17,12 +17,6 @@ SLOW_BYTES_PER_S = 150_000
 
 
 @pytest.fixture
-def proxy(s3_server: S3Server) -> Iterator[FaultProxy]:
-    with FaultProxy(s3_server.endpoint) as standing:
-        yield standing
-
-
-@pytest.fixture
 def site(s3_server: S3Server, s3_bucket: str, proxy: FaultProxy, tmp_path: Path) -> Site:
     return s3_site(s3_server, s3_bucket, tmp_path, endpoint=proxy.endpoint)
 

@@ -16,12 +16,6 @@ from sam3ft_trainer.store.uri import parse_address
 
 
 @pytest.fixture
-def proxy(s3_server: S3Server) -> Iterator[FaultProxy]:
-    with FaultProxy(s3_server.endpoint) as standing:
-        yield standing
-
-
-@pytest.fixture
 def site(s3_server: S3Server, s3_bucket: str, proxy: FaultProxy, tmp_path: Path) -> Site:
     return s3_site(s3_server, s3_bucket, tmp_path, endpoint=proxy.endpoint)
 

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,6 @@ FACTS = RunFacts(task="detection", numbers_digest="n" * 64, dataset_digest="d" *
 def state_at(step: int) -> dict[str, Tensor]:
     ramp = torch.arange(1000, dtype=torch.float32)
     return {"model/weight": ramp * step, "optimizer/weight": ramp - step, "ema/weight": ramp + step}
-
-
-@pytest.fixture
-def proxy(s3_server: S3Server) -> Iterator[FaultProxy]:
-    with FaultProxy(s3_server.endpoint) as standing:
-        yield standing
 
 
 @pytest.fixture

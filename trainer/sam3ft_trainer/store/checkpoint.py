@@ -322,11 +322,15 @@ def open_run_store(
         clock=options.clock,
     )
     events = EventBox()
-    copy = None
-    if options.cache_dir is not None:
-        copy = NodeCopy(options.cache_dir, log.store.address, tell=events.tell, clock=options.clock)
+    copy = _copy_on_this_node(log.store.address, options, events)
     saver = Saver(log, exchange, place, events, keeper=keeper if rank == 0 else None, copy=copy)
     resumer = Resumer(
         log, exchange, place, facts, copy=copy, max_file_bytes=options.max_file_bytes, clock=options.clock
     )
     return RunStore(log, saver, resumer, claimed, options, events=events, copy=copy)
+
+
+def _copy_on_this_node(address: str, options: StoreOptions, events: EventBox) -> NodeCopy | None:
+    if options.cache_dir is None:
+        return None
+    return NodeCopy(options.cache_dir, address, tell=events.tell, clock=options.clock)

@@ -7,7 +7,7 @@ safetensors reader, and by any number of ranks.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -109,6 +109,28 @@ def specs_of(tensors: Mapping[str, Tensor]) -> tuple[TensorSpec, ...]:
         if tensor.dtype not in DTYPES:
             raise ValueError(f"tensor {name!r} has dtype {tensor.dtype}; allowed are {', '.join(map(str, DTYPES))}")
     return tuple(TensorSpec(name, tensors[name].dtype, tuple(tensors[name].shape)) for name in sorted(tensors))
+
+
+def neighbours(
+    specs: Sequence[TensorSpec], max_bytes: int, *, place: Callable[[TensorSpec], object] = lambda _spec: None
+) -> Iterator[list[TensorSpec]]:
+    """Yield runs of neighbouring tensors of at most `max_bytes`, a larger tensor alone.
+
+    Args:
+        specs: in the order of the file.
+        max_bytes: of one run.
+        place: what the tensors of one run have in common, for instance a device.
+    """
+    piece: list[TensorSpec] = []
+    size = 0
+    for spec in specs:
+        if piece and (size + spec.num_bytes > max_bytes or place(spec) != place(piece[0])):
+            yield piece
+            piece, size = [], 0
+        piece.append(spec)
+        size += spec.num_bytes
+    if piece:
+        yield piece
 
 
 def plan_files(

@@ -1,6 +1,6 @@
 """Reading a commit back: every byte is hashed on its way into the tensors, and nothing is trusted before."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +11,14 @@ import xxhash
 from torch import Tensor
 
 from sam3ft_api.errors import StorageDenied, StorageUnavailable
-from sam3ft_trainer.store.layout import TensorSpec, check_same_tensors, header_length, parse_header, specs_of
+from sam3ft_trainer.store.layout import (
+    TensorSpec,
+    check_same_tensors,
+    header_length,
+    neighbours,
+    parse_header,
+    specs_of,
+)
 from sam3ft_trainer.store.nodecopy import NodeCopy
 from sam3ft_trainer.store.objects import NotFound, Store, with_patience
 from sam3ft_trainer.store.records import CommitEntry, FileRecord
@@ -101,7 +108,7 @@ class Reader:
         except ValueError as error:
             raise Damaged(f"{file.key}: not the safetensors file that was written ({error})") from error
         _update(hasher, head[:start])
-        pieces = [(piece, sum(spec.num_bytes for spec in piece)) for piece in _pieces(specs)]
+        pieces = [(piece, sum(spec.num_bytes for spec in piece)) for piece in neighbours(specs, READ_BYTES)]
         staging = torch.empty(max((size for _, size in pieces), default=0), dtype=torch.uint8)
         for piece, size in pieces:
             data = self._range(file, start, size)
@@ -170,20 +177,6 @@ def load_files(reader: Reader, files: Sequence[FileRecord], targets: Mapping[str
         if file.group in STATELESS:
             reader.verify(file)
     return [spec for specs in found for spec in specs]
-
-
-def _pieces(specs: Sequence[TensorSpec]) -> Iterator[list[TensorSpec]]:
-    """Yield runs of neighbouring tensors of at most `READ_BYTES`, a larger tensor alone."""
-    piece: list[TensorSpec] = []
-    size = 0
-    for spec in specs:
-        if piece and size + spec.num_bytes > READ_BYTES:
-            yield piece
-            piece, size = [], 0
-        piece.append(spec)
-        size += spec.num_bytes
-    if piece:
-        yield piece
 
 
 def _copy_out(raw: Tensor, piece: Sequence[TensorSpec], targets: Mapping[str, Tensor]) -> None:

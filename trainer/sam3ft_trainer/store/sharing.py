@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sam3ft_trainer.store.layout import FilePlan, TensorSpec, digest_of, plan_files, specs_of
+from sam3ft_trainer.store.layout import FilePlan, TensorSpec, digest_of, neighbours, plan_files, specs_of
 from sam3ft_trainer.store.records import CommitEntry, FileRecord
 from sam3ft_trainer.store.restore import STATELESS
 
@@ -68,7 +68,7 @@ def spread(sharing: Sharing, targets: Mapping[str, Tensor], broadcast: Broadcast
     buffers: dict[torch.device, Tensor] = {}
     for plan in sharing.plans:
         source = sharing.readers[plan.name]
-        for piece in _pieces(plan.tensors, targets):
+        for piece in neighbours(plan.tensors, PIECE_BYTES, place=lambda spec: targets[spec.name].device):
             device = targets[piece[0].name].device
             size = sum(spec.num_bytes for spec in piece)
             if size == 0:
@@ -103,22 +103,6 @@ def _places(piece: Sequence[TensorSpec], buffer: Tensor) -> Iterator[Tensor]:
     for spec in piece:
         yield buffer[begin : begin + spec.num_bytes].view(spec.dtype).view(spec.shape)
         begin += spec.num_bytes
-
-
-def _pieces(specs: Sequence[TensorSpec], targets: Mapping[str, Tensor]) -> Iterator[list[TensorSpec]]:
-    """Yield runs of neighbouring tensors on one device, of at most `PIECE_BYTES`; a larger tensor alone."""
-    piece: list[TensorSpec] = []
-    size = 0
-    for spec in specs:
-        if piece and (
-            size + spec.num_bytes > PIECE_BYTES or targets[spec.name].device != targets[piece[0].name].device
-        ):
-            yield piece
-            piece, size = [], 0
-        piece.append(spec)
-        size += spec.num_bytes
-    if piece:
-        yield piece
 
 
 def _readers(plans: Sequence[FilePlan], written_by: int, world_size: int) -> dict[str, int]:
