@@ -141,7 +141,9 @@ def test_a_bad_image_is_on_record_once_beside_the_checkpoints(both: Twin, bucket
 def test_a_run_begun_from_a_folder_goes_on_from_a_bucket_and_not_from_other_annotations(
     both: Twin, folder: Run
 ) -> None:
-    moved = Run(both, "folder", both.uri)
+    shutil.copytree(folder.work_dir, both.root / "moved")  # the other tests read the log of the run from the folder
+    shutil.copytree(folder.work_dir, both.root / "other")
+    moved = Run(both, "moved", both.uri)
 
     assert 0 == moved.code, moved.process.stderr[-3000:]
     assert 1 == len(moved.events("already_complete"))
@@ -153,7 +155,7 @@ def test_a_run_begun_from_a_folder_goes_on_from_a_bucket_and_not_from_other_anno
     (changed / "train" / "_annotations.coco.json").write_text(json.dumps(document))
     both.server.upload_folder(both.bucket, "changed", changed)
 
-    refused = Run(both, "folder", f"s3://{both.bucket}/changed")
+    refused = Run(both, "other", f"s3://{both.bucket}/changed")
 
     assert ExitCode.CHECKPOINT_INCOMPATIBLE == refused.code
 
