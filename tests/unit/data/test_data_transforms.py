@@ -136,6 +136,20 @@ def test_colour_leaves_the_padding_black() -> None:
     assert placed[:, 5:15, 5:15].min() > 90
 
 
+@pytest.mark.parametrize(("height", "width", "size"), [(108, 192, 100), (20, 30, 28), (7, 5, 56), (28, 28, 28)])
+def test_an_image_that_fills_its_place_is_written_there_as_torch_resizes_it(height: int, width: int, size: int) -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    batch = torch.full((2, size, size, 3), 9, dtype=torch.uint8)
+
+    placed = place_image(rgb, plain_plan(size, height=height, width=width), out_3SS=batch[1].permute(2, 0, 1))
+
+    stored = torch.from_numpy(rgb).permute(2, 0, 1)[None]
+    expected = F.interpolate(stored, size=(size, size), mode="bilinear", antialias=True)[0]
+    assert torch.equal(expected, placed)
+    assert torch.equal(expected, batch[1].permute(2, 0, 1))
+    assert batch[0].unique().tolist() == [9]
+
+
 def test_evaluation_uses_the_whole_image_at_full_size() -> None:
     plan = plain_plan(56, height=60, width=80)
 

@@ -128,6 +128,12 @@ def place_image(rgb_HW3: Bytes, plan: Plan, *, out_3SS: Tensor | None = None) ->
     x1, y1, x2, y2 = plan.crop_xyxy
     # Batch axis first, then permute: only so torch sees packed RGB, and its kernel for that takes half the time.
     packed = torch.from_numpy(np.ascontiguousarray(rgb_HW3[y1:y2, x1:x2]))[None].permute(0, 3, 1, 2)
+    if _is_resize_alone(plan):
+        # Written where it belongs, without an image in between, which is a seventh of the time.
+        result = packed_image(plan.size) if out_3SS is None else out_3SS
+        resize_into = torch.ops.aten._upsample_bilinear2d_aa.out  # noqa: SLF001 - what interpolate calls, which has no out
+        resize_into(packed, (plan.size, plan.size), False, None, None, out=result[None])
+        return result
     if packed.shape[2:] != (plan.side, plan.side):
         packed = F.interpolate(packed, size=(plan.side, plan.side), mode="bilinear", antialias=True)
     pixels = _turn(packed[0], plan)
@@ -138,6 +144,10 @@ def place_image(rgb_HW3: Bytes, plan: Plan, *, out_3SS: Tensor | None = None) ->
         result.zero_()
     result[:, plan.top : plan.top + plan.side, plan.left : plan.left + plan.side] = pixels
     return result
+
+
+def _is_resize_alone(plan: Plan) -> bool:
+    return plan.side == plan.size and plan.color is None and not (plan.quarter_turns % 4 or plan.flip_x or plan.flip_y)
 
 
 def packed_image(size: int) -> Tensor:
