@@ -24,4 +24,5 @@ lock() { # NAME EXTRA...
 options=("$@")
 lock cli
 lock trainer trainer
-lock dev trainer dev
+lock operator operator
+lock dev trainer operator dev
