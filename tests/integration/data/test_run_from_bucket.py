@@ -21,15 +21,15 @@ pytestmark = pytest.mark.timeout(300)
 class Run:
     """A worker in a process of its own."""
 
-    def __init__(self, both: Twin, name: str, uri: str, *, cache: bool = True, **data: Any) -> None:
-        """Run to the end."""
+    def __init__(self, both: Twin, name: str, uri: str, *, cache: bool = True, every: int = 3) -> None:
+        """Run to the end, three saves."""
         self.work_dir = both.root / name
         self.work_dir.mkdir(exist_ok=True)
         document = {
             "model": {"uri": "preset:tiny-nano"},
-            "data": {"uri": uri, "max_bad": 0.2, **data},
-            "scratch": {"resolution": 28, "train_batch_size": 4, "precision": "fp32", "max_steps": 9},
-            "checkpoint": {"uri": str(self.work_dir / "checkpoint"), "every_steps": 3},
+            "data": {"uri": uri, "max_bad": 0.2},
+            "scratch": {"resolution": 28, "train_batch_size": 4, "precision": "fp32", "max_steps": 3 * every},
+            "checkpoint": {"uri": str(self.work_dir / "checkpoint"), "every_steps": every},
             "evaluation": {"every_epochs": None, "baseline": False},
             "runtime": {"threads": 1, "micro_batch": 2, "tensorboard": False, "log_every": 1, "outage_s": 20},
         }
@@ -109,6 +109,14 @@ def test_what_reading_costs_is_in_the_log_of_a_bucket_alone(both: Twin, folder: 
     assert sum(reading["hits"] for reading in told) > 0
     assert all(reading["cache"]["used_bytes"] > 0 for reading in told)
     assert all(reading["p50_ms"] > 0 for reading in told if reading["fetched"])
+
+
+def test_a_commit_is_told_when_it_is_made_and_not_at_the_next_save(both: Twin) -> None:
+    run = Run(both, "long", str(both.folder), every=20)
+
+    lines = [json.loads(line) for line in (run.work_dir / "events.jsonl").read_text().splitlines()]
+    told = [(event["event"], event["step"]) for event in lines if "step" in event]
+    assert told.index(("checkpoint_committed", 20)) < told.index(("train_interval", 40)), told
 
 
 def test_a_restarted_worker_reads_from_the_cache(both: Twin, bucket: Run) -> None:

@@ -84,6 +84,7 @@ class Session:
     _elapsed_before_s: float = 0.0
     _committed_s: float = field(default_factory=time.monotonic)
     _saved_state: LoopState | None = None
+    _told_step: int | None = None
 
     def __post_init__(self) -> None:
         """Remember the time that earlier attempts used."""
@@ -181,13 +182,19 @@ class Session:
             extra=json.loads(self.state.model_dump_json()),
         )
 
+    def tell_store_news(self) -> None:
+        """Pass on what the store did in the background; costs nothing when nothing happened."""
+        for event in self.store.news():
+            self.reporter.event(event.name, **event.fields)
+        if self._told_step != self.store.newest_step:
+            self._told_step = self.last_word.checkpoint_step = self.store.newest_step
+            self.reporter.progress(checkpoint_step=self._told_step)
+
     def drain_store_events(self) -> None:
         """Pass on what the store did in the background, and raise what went wrong there."""
+        self.tell_store_news()
         for event in self.store.poll():
             self.reporter.event(event.name, **event.fields)
-        if self.store.newest_step is not None:
-            self.last_word.checkpoint_step = self.store.newest_step
-            self.reporter.progress(checkpoint_step=self.store.newest_step)
 
     def trace(self, batches: StepBatches) -> None:
         """Write which images of this rank the step used, when `runtime.trace_samples` asks for it."""

@@ -72,6 +72,7 @@ def _loop(run: Session) -> None:
         _advance(run, batches)
         with run.spans.span("log"):
             _read(run, previous)
+            run.tell_store_news()
         previous = result
         if _is_boundary(run, agreed):
             _read(run, previous)

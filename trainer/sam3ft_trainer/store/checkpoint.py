@@ -157,6 +157,13 @@ class RunStore:
         self._saver.raise_error()
         return self._events.take()
 
+    def news(self) -> list[Event]:
+        """Return what happened in the background since the last call, also of a failure; raises nothing.
+
+        For every step: what went wrong is raised by `save` and `poll`, where all ranks are at the same step.
+        """
+        return self._events.take()
+
     def expect(self, save_s: float | None) -> None:
         """Give the time of a save as an earlier incarnation measured it, s; it counts until there is a newer figure."""
         self._saver.speed.earlier_save_s = save_s
