@@ -5,7 +5,7 @@ import signal
 
 from sam3ft_api.worker import ENV_CACHE_DIR
 
-pytest_plugins = ["component_fixtures"]
+pytest_plugins = ["component_fixtures", "cluster_fixtures"]
 
 
 def pytest_configure() -> None:

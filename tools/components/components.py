@@ -3,10 +3,11 @@
     python tools/components/components.py build [NAME...]     build what is missing
     python tools/components/components.py list                where each one is
 
-A component is a folder beside this file: `go.mod` and `go.sum` (a Go program), or `package.json` and
-`package-lock.json` (a Node program). Its place in the cache is named after the hash of these files, so that a fresh
-clone on the same machine finds it built and a changed lock file makes another one. A build that is interrupted leaves
-nothing that looks finished: it happens in a folder of its own, which is renamed at the end.
+A component is a folder beside this file: `go.mod` and `go.sum` (a Go program; one that has to be told its version has
+`ldflags`), or `package.json` and `package-lock.json` (a Node program). Its place in the cache is named after the hash
+of these files, so that a fresh clone on the same machine finds it built and a changed lock file makes another one. A
+build that is interrupted leaves nothing that looks finished: it happens in a folder of its own, which is renamed at
+the end.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 LOCK_FILES = ("go.mod", "go.sum", "package.json", "package-lock.json")
+LDFLAGS = "ldflags"
 GO_REQUIREMENT = HERE / "go.lock"
 BUILD_COMMAND = "make components"
 NAMES = tuple(sorted(path.name for path in HERE.iterdir() if any((path / lock).exists() for lock in LOCK_FILES)))
@@ -56,6 +58,8 @@ def home(name: str) -> Path:
     for lock in LOCK_FILES:
         path = HERE / name / lock
         digest.update(path.read_bytes() if path.exists() else b"-")
+    if (flags := HERE / name / LDFLAGS).exists():
+        digest.update(flags.read_bytes())
     return cache_root() / f"{name}-{digest.hexdigest()[:16]}"
 
 
@@ -111,7 +115,9 @@ def _build_go(source: Path, staging: Path) -> None:
         "GOFLAGS": "-mod=readonly -trimpath",
         "GOBIN": str(staging / "bin"),
     }
-    subprocess.run([go, "install", "-ldflags", "-s -w", "tool"], cwd=source, env=environment, check=True)
+    told = (source / LDFLAGS).read_text() if (source / LDFLAGS).exists() else ""
+    ldflags = " ".join(["-s", "-w", *told.split()])
+    subprocess.run([go, "install", "-ldflags", ldflags, "tool"], cwd=source, env=environment, check=True)
 
 
 def _go(needed: tuple[int, int]) -> str:

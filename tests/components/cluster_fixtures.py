@@ -1,0 +1,65 @@
+"""Fixtures of a real control plane, for every test: one for the whole session, a namespace for each test."""
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from control_plane import ControlPlane, kubectl
+from kubernetes import client, config
+from tools_here import need_tool
+
+from components import ComponentMissing
+
+NODES = 4
+CRDS = Path(__file__).parents[2] / "crds"
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """A control plane with our CRD and a few nodes that kwok plays. Whoever stops or pauses a part starts another."""
+    plane = ControlPlane(tmp_path_factory.mktemp("cluster"))
+    try:
+        plane.start()
+        plane.start_kwok(nodes=NODES)
+        apply_crds(plane)
+        yield plane
+    except ComponentMissing as error:
+        need_tool(str(error))
+    finally:
+        plane.stop()
+
+
+@pytest.fixture(scope="session")
+def api(cluster: ControlPlane) -> client.ApiClient:
+    """A client of the administrator."""
+    return admin_client(cluster)
+
+
+@pytest.fixture
+def namespace(cluster: ControlPlane) -> Iterator[str]:
+    """A fresh namespace that enforces restricted pods; it is emptied and left to the controllers afterwards."""
+    name = f"test-{uuid.uuid4().hex[:10]}"
+    labels = {"pod-security.kubernetes.io/enforce": "restricted", "kubernetes.io/metadata.name": name}
+    cluster.post("/api/v1/namespaces", {"metadata": {"name": name, "labels": labels}})
+    yield name
+    kubectl(cluster, "delete", "namespace", name, "--wait=false", "--ignore-not-found")
+
+
+def admin_client(plane: ControlPlane) -> client.ApiClient:
+    """Return a client that may do everything."""
+    return client_of(plane.admin_kubeconfig)
+
+
+def client_of(kubeconfig: Path) -> client.ApiClient:
+    """Return a client for a kubeconfig."""
+    api_client: Any = config.new_client_from_config(config_file=str(kubeconfig))
+    return api_client
+
+
+def apply_crds(plane: ControlPlane) -> None:
+    """Apply every CRD of the project and wait until the API server serves it."""
+    for path in sorted(CRDS.glob("*.yaml")):
+        kubectl(plane, "apply", "--server-side", "-f", str(path))
+    kubectl(plane, "wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")

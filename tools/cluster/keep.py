@@ -1,0 +1,114 @@
+"""Keep a control plane running in the background, for trying things out by hand.
+
+tools/cluster/cluster up [--nodes 4]     start it and print its kubeconfig; nothing happens when it runs
+tools/cluster/cluster status             say whether it runs
+tools/cluster/cluster down               end it and remove its data
+"""
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "components"))
+
+from control_plane import ControlPlane, kubectl
+
+from components import ComponentMissing
+
+CRDS = Path(__file__).resolve().parents[2] / "crds"
+START_S = 120.0
+STOP_S = 30.0
+
+
+def state_folder() -> Path:
+    """Return where the control plane keeps its files: `sam3ft/cluster` in the user's cache."""
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(cache) / "sam3ft" / "cluster"
+
+
+def running_pid(folder: Path) -> int | None:
+    """Return the process that keeps the control plane; None when none does."""
+    try:
+        pid = int((folder / "pid").read_text())
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except (OSError, ValueError):
+        return None
+    return pid if any(part.endswith(b"keep.py") for part in command) else None
+
+
+def up(folder: Path, *, nodes: int) -> int:
+    """Start a keeper in the background and wait until it is ready; returns the exit status."""
+    if running_pid(folder) is None:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, mode=0o700)
+        with (folder / "keeper.log").open("wb") as log:
+            command = [sys.executable, str(Path(__file__).resolve()), "keep", "--nodes", str(nodes)]
+            keeper = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        (folder / "pid").write_text(str(keeper.pid))
+        give_up_at = time.monotonic() + START_S
+        while not (folder / "ready").exists():
+            if keeper.poll() is not None or time.monotonic() > give_up_at:
+                print((folder / "keeper.log").read_text(), file=sys.stderr)
+                print(f"cluster: it did not start; its logs are in {folder}", file=sys.stderr)
+                return 1
+            time.sleep(0.2)
+    print(f"export KUBECONFIG={folder / 'admin.kubeconfig'}")
+    return 0
+
+
+def down(folder: Path) -> int:
+    """End the keeper and remove its files; returns the exit status."""
+    pid = running_pid(folder)
+    if pid is not None:
+        os.kill(pid, signal.SIGTERM)
+        give_up_at = time.monotonic() + STOP_S
+        while running_pid(folder) is not None and time.monotonic() < give_up_at:
+            time.sleep(0.1)
+    shutil.rmtree(folder, ignore_errors=True)
+    print("cluster: down")
+    return 0
+
+
+def keep(folder: Path, *, nodes: int) -> int:
+    """Run the control plane until SIGTERM; returns the exit status."""
+    try:
+        with ControlPlane(folder) as plane:
+            if nodes:
+                plane.start_kwok(nodes=nodes)
+            for path in sorted(CRDS.glob("*.yaml")):
+                kubectl(plane, "apply", "--server-side", "-f", str(path))
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+            (folder / "ready").touch()
+            signal.pause()
+    except (ComponentMissing, RuntimeError) as error:
+        print(f"cluster: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=("up", "down", "status", "keep"))
+    parser.add_argument("--nodes", type=int, default=4, help="nodes that kwok plays; 0 for none")
+    options = parser.parse_args(arguments)
+    folder = state_folder()
+    if options.action == "up":
+        return up(folder, nodes=options.nodes)
+    if options.action == "down":
+        return down(folder)
+    if options.action == "keep":
+        return keep(folder, nodes=options.nodes)
+    pid = running_pid(folder)
+    print("cluster: down" if pid is None else f"cluster: up (pid {pid}); KUBECONFIG={folder / 'admin.kubeconfig'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
