@@ -28,6 +28,8 @@ IMAGE = r"^([A-Za-z0-9]([A-Za-z0-9._:/@-]{0,510}[A-Za-z0-9])?)?$"
 SLURM_NAME = r"^[A-Za-z0-9]([A-Za-z0-9_.-]{0,62}[A-Za-z0-9])?$"
 DURATION = r"^([1-9][0-9]{0,7}s|[1-9][0-9]{0,5}m|[1-9][0-9]{0,3}h|[1-9][0-9]{0,2}d)$"
 QUANTITY = r"^[0-9]{1,12}([.][0-9]{1,6})?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"
+ENV_NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
+EXTENDED_RESOURCE = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$"
 
 PATTERN_WORDS = {
     FREE_TEXT: "text without control characters and without ${",
@@ -42,6 +44,8 @@ PATTERN_WORDS = {
     SLURM_NAME: "letters, digits, dots, dashes and underscores, at most 64",
     DURATION: "a number with one unit: 90s, 30m, 12h or 3d",
     QUANTITY: 'an amount as Kubernetes writes it: 8, "500m" or 64Gi',
+    ENV_NAME: "the name of a variable: letters, digits and underscores",
+    EXTENDED_RESOURCE: "an extended resource of nodes such as nvidia.com/gpu",
 }
 """What each pattern allows, for people; used in error messages and in the reference."""
 
@@ -124,6 +128,10 @@ Quantity = Annotated[
     ),
 ]
 """An amount as Kubernetes writes it: 8, "500m", 64Gi."""
+
+EnvName = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=ENV_NAME)]
+ExtendedResource = Annotated[str, StringConstraints(min_length=3, max_length=317, pattern=EXTENDED_RESOURCE)]
+"""What a device plugin offers: a domain, a slash and a name."""
 
 BackendName = Literal["local", "kubernetes", "slurm"]
 

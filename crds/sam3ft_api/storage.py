@@ -98,11 +98,24 @@ def load_profiles(path: Path) -> dict[str, StorageProfile]:
         InvalidConfig: the file cannot be read, is no YAML 1.2, or holds something else; every problem is listed with
             its line, path, value and what is allowed.
     """
-    document = read_yaml(read_text(path), name=str(path))
+    return parse_profiles(read_text(path), name=str(path))
+
+
+def parse_profiles(text: str, *, name: str) -> dict[str, StorageProfile]:
+    """Return the profiles of a text, as `load_profiles`.
+
+    Args:
+        text: content of the file.
+        name: what is read, for messages.
+
+    Raises:
+        InvalidConfig: as `load_profiles`.
+    """
+    document = read_yaml(text, name=name)
     if not isinstance(document.data, dict):
-        raise InvalidConfig(f"{path}: {shown(document.data)} is no file of storage profiles; see docs/storage.md")
+        raise InvalidConfig(f"{name}: {shown(document.data)} is no file of storage profiles; see docs/storage.md")
     try:
         found = StorageProfiles.model_validate(document.data)
     except ValidationError as error:
-        raise invalid_config(find_problems(error, StorageProfiles), source=str(path), place=document.place) from None
+        raise invalid_config(find_problems(error, StorageProfiles), source=name, place=document.place) from None
     return {DEFAULT_PROFILE: StorageProfile(), **found.profiles}
