@@ -1,0 +1,384 @@
+"""The one way to the API server: plain JSON, bounded in time and rate, every answer counted.
+
+Stands on the `kubernetes` client for addresses, TLS and tokens, and on nothing else of it: its typed models cost a
+multiple of the JSON in time and memory, and the objects that pass here are many.
+"""
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import urlencode
+
+import urllib3
+from kubernetes import client as kubernetes_client
+from kubernetes import config as kubernetes_config
+
+from sam3ft_operator.kinds import Kind
+
+_log = logging.getLogger(__name__)
+Body = dict[str, Any]
+
+JSON = "application/json"
+MERGE_PATCH = "application/merge-patch+json"
+STRATEGIC_PATCH = "application/strategic-merge-patch+json"
+METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+
+CONNECT_S = 3.0
+ANSWER_S = 10.0
+MAX_LINE_BYTES = 8 * 1024 * 1024
+"""Bytes of one event of a watch; etcd holds no object beyond 1.5 MiB."""
+_READS_TRIED = 3
+_MAX_PAUSE_S = 30.0
+
+
+class ApiProblem(Exception):
+    """The API server refused, or did not answer.
+
+    Attributes:
+        code: HTTP status; 0 when there was no answer.
+        reason: the server's CamelCase word, e.g. AlreadyExists; empty without one.
+        retry_after_s: how long the server asks to wait; 0 when it does not.
+    """
+
+    def __init__(self, code: int, reason: str, message: str, *, retry_after_s: float = 0.0) -> None:
+        """Keep what the server said."""
+        super().__init__(f"{code or 'no answer'} {reason}: {message}")
+        self.code = code
+        self.reason = reason
+        self.retry_after_s = retry_after_s
+
+
+class TokenBucket:
+    """Bounds how often something happens; safe for many threads."""
+
+    def __init__(self, rate_per_s: float, burst: float, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """Begin full.
+
+        Args:
+            rate_per_s: tokens that come back in a second.
+            burst: tokens that can be saved up.
+            clock: monotonic seconds.
+        """
+        self._rate_per_s, self._burst, self._clock = rate_per_s, burst, clock
+        self._tokens, self._at_s = burst, clock()
+        self._lock = threading.Lock()
+
+    def reserve(self) -> float:
+        """Take one token and return the seconds to wait until it is there."""
+        with self._lock:
+            now_s = self._clock()
+            # Time may stand still here, after `pause`: then the moment at which tokens count again lies ahead.
+            self._tokens = min(self._burst, self._tokens + max(0.0, now_s - self._at_s) * self._rate_per_s)
+            ahead_s = max(0.0, self._at_s - now_s)
+            self._at_s = max(self._at_s, now_s)
+            self._tokens -= 1.0
+            return ahead_s + max(0.0, -self._tokens / self._rate_per_s)
+
+    def try_take(self) -> bool:
+        """Take one token if there is one."""
+        with self._lock:
+            now_s = self._clock()
+            self._tokens = min(self._burst, self._tokens + max(0.0, now_s - self._at_s) * self._rate_per_s)
+            self._at_s = max(self._at_s, now_s)
+            if self._tokens < 1.0 or self._at_s > now_s:
+                return False
+            self._tokens -= 1.0
+            return True
+
+    def pause(self, seconds: float) -> None:
+        """Give no token for so long."""
+        with self._lock:
+            self._at_s = max(self._at_s, self._clock() + seconds)
+
+
+class ServerClock:
+    """Seconds since the epoch as the API server counts them, from the dates of its answers."""
+
+    def __init__(self) -> None:
+        """Believe this machine's clock until the server has spoken."""
+        self._offset_s = 0.0
+
+    def now_s(self) -> float:
+        """Return the server's time; within about a second."""
+        return time.time() + self._offset_s
+
+    def told(self, date: str | None) -> None:
+        """Learn from the Date of an answer, which has whole seconds; a smaller difference is none."""
+        try:
+            offset_s = parsedate_to_datetime(date or "").timestamp() + 0.5 - time.time()
+        except (TypeError, ValueError):
+            return
+        self._offset_s = offset_s if abs(offset_s) > 1.5 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ApiSettings:
+    """How the API server is reached.
+
+    Attributes:
+        kubeconfig: path of a kubeconfig; None takes the pod's own ServiceAccount, else the user's kubeconfig.
+        qps: requests in a second, watches and the Lease apart.
+        burst: requests at once.
+        connections: connections that are kept.
+    """
+
+    kubeconfig: str | None = None
+    qps: float = 200.0
+    burst: float = 400.0
+    connections: int = 32
+
+
+Counter = Callable[[str, str, int], None]
+
+
+class Api:
+    """Requests to the API server; safe for many threads."""
+
+    def __init__(
+        self, settings: ApiSettings, *, count: Counter | None = None, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        """Read the credentials; nothing is sent yet.
+
+        Args:
+            settings: how the server is reached.
+            count: told verb, kind and HTTP status of every answer; 0 for none.
+            sleep: waits for the rate limit.
+
+        Raises:
+            RuntimeError: there are no credentials for a cluster.
+        """
+        self.configuration: Any = _configuration(settings)
+        self._client = kubernetes_client.ApiClient(self.configuration)
+        self._pool: urllib3.PoolManager = self._client.rest_client.pool_manager
+        self._bucket = TokenBucket(settings.qps, settings.burst)
+        self._count = count or (lambda _verb, _kind, _code: None)
+        self._sleep = sleep
+        self.clock = ServerClock()
+
+    def get(self, kind: Kind, namespace: str, name: str, *, accept: str = JSON) -> Body:
+        """Return one object.
+
+        Raises:
+            ApiProblem: 404 when it does not exist.
+        """
+        return self._repeated("get", kind, kind.path(namespace, name), {}, accept)
+
+    def list(self, kind: Kind, namespace: str, query: dict[str, Any], *, accept: str = JSON) -> Body:
+        """Return one page of a collection.
+
+        Raises:
+            ApiProblem: 410 when `continue` is too old.
+        """
+        return self._repeated("list", kind, kind.path(namespace), query, accept)
+
+    def create(self, kind: Kind, namespace: str, body: Body, *, manager: str) -> Body:
+        """Create an object and return it.
+
+        Raises:
+            ApiProblem: 409 AlreadyExists and everything else.
+        """
+        query = {"fieldManager": manager, "fieldValidation": "Strict"}
+        return self._send("create", kind, "POST", kind.path(namespace), query, body=body)
+
+    def replace(self, kind: Kind, namespace: str, name: str, body: Body, *, manager: str) -> Body:
+        """Replace an object and return it.
+
+        Raises:
+            ApiProblem: 409 Conflict when the resourceVersion is not the newest.
+        """
+        path = kind.path(namespace, name)
+        return self._send("update", kind, "PUT", path, {"fieldManager": manager}, body=body)
+
+    def patch(
+        self,
+        kind: Kind,
+        namespace: str,
+        name: str,
+        body: Body,
+        *,
+        manager: str,
+        subresource: str = "",
+        content_type: str = MERGE_PATCH,
+    ) -> Body:
+        """Patch an object, or a part of it, and return it.
+
+        A resourceVersion or uid in `metadata` is a precondition.
+
+        Raises:
+            ApiProblem: 404 when it does not exist, 409 Conflict when a precondition fails.
+        """
+        path = kind.path(namespace, name, subresource)
+        query = {"fieldManager": manager}
+        return self._send("patch", kind, "PATCH", path, query, body=body, content_type=content_type)
+
+    def delete(self, kind: Kind, namespace: str, name: str, *, uid: str = "") -> None:
+        """Delete an object in the background.
+
+        Raises:
+            ApiProblem: 404 when it does not exist, 409 when another uid has its name.
+        """
+        body: Body = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
+        if uid:
+            body["preconditions"] = {"uid": uid}
+        self._send("delete", kind, "DELETE", kind.path(namespace, name), {}, body=body)
+
+    def stream(
+        self, kind: Kind, namespace: str, query: dict[str, Any], *, silence_s: float, accept: str = JSON
+    ) -> Iterator[Body]:
+        """Yield the events of one watch until the server ends it.
+
+        Args:
+            kind: what is watched.
+            namespace: in which; empty for all.
+            query: of the address.
+            silence_s: without a byte for so long the stream is dead.
+            accept: form of the objects.
+
+        Raises:
+            ApiProblem: 410 when the resourceVersion is too old, 0 when the stream broke or was silent.
+        """
+        query = {"watch": "true", "allowWatchBookmarks": "true", **query}
+        timeout = urllib3.Timeout(connect=CONNECT_S, read=silence_s)
+        try:
+            answer = self._open("GET", kind.path(namespace), query, None, JSON, accept, timeout)
+            try:
+                self._count("watch", kind.name, answer.status)
+                if answer.status != 200:
+                    raise _problem(answer)
+                yield from _lines(answer)
+            finally:
+                answer.close()
+        except urllib3.exceptions.HTTPError as error:
+            raise ApiProblem(0, "Broken", _short(error)) from None
+
+    def _repeated(self, verb: str, kind: Kind, path: str, query: dict[str, Any], accept: str) -> Body:
+        """Read, a few times when the server is not well: reading changes nothing."""
+        for attempt in range(1, _READS_TRIED + 1):
+            try:
+                return self._send(verb, kind, "GET", path, query, accept=accept)
+            except ApiProblem as problem:
+                if attempt == _READS_TRIED or not (problem.code == 0 or problem.code >= 500):
+                    raise
+                self._sleep(0.1 * 2**attempt)
+        raise AssertionError("unreachable")
+
+    def _send(
+        self,
+        verb: str,
+        kind: Kind,
+        method: str,
+        path: str,
+        query: dict[str, Any],
+        *,
+        body: Body | None = None,
+        content_type: str = JSON,
+        accept: str = JSON,
+    ) -> Body:
+        if (wait_s := self._bucket.reserve()) > 0:
+            self._sleep(wait_s)
+        timeout = urllib3.Timeout(connect=CONNECT_S, read=ANSWER_S)
+        try:
+            answer = self._open(method, path, query, body, content_type, accept, timeout)
+            try:
+                content = answer.read()
+            finally:
+                answer.release_conn()
+        except urllib3.exceptions.HTTPError as error:
+            self._count(verb, kind.name, 0)
+            raise ApiProblem(0, "NoAnswer", _short(error)) from None
+        self._count(verb, kind.name, answer.status)
+        self.clock.told(answer.headers.get("Date"))
+        if not 200 <= answer.status < 300:
+            problem = _problem(answer, content)
+            if problem.code == 429:
+                self._bucket.pause(min(_MAX_PAUSE_S, max(1.0, problem.retry_after_s)))
+            raise problem
+        return _parsed(content)
+
+    def _open(
+        self,
+        method: str,
+        path: str,
+        query: dict[str, Any],
+        body: Body | None,
+        content_type: str,
+        accept: str,
+        timeout: urllib3.Timeout,
+    ) -> urllib3.BaseHTTPResponse:
+        headers = {"Accept": accept, "User-Agent": "sam3ft-operator"}
+        if body is not None:
+            headers["Content-Type"] = content_type
+        self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, None)
+        address = f"{self.configuration.host}{path}" + (f"?{urlencode(query)}" if query else "")
+        return self._pool.request(
+            method,
+            address,
+            body=json.dumps(body, separators=(",", ":")).encode() if body is not None else None,
+            headers=headers,
+            timeout=timeout,
+            retries=False,
+            preload_content=False,
+            redirect=False,
+        )
+
+
+def _configuration(settings: ApiSettings) -> Any:
+    configuration = kubernetes_client.Configuration()
+    library: Any = kubernetes_config  # published without types
+    try:
+        if settings.kubeconfig is None:
+            try:
+                library.load_incluster_config(client_configuration=configuration)
+            except kubernetes_config.ConfigException:
+                library.load_kube_config(client_configuration=configuration)
+        else:
+            library.load_kube_config(settings.kubeconfig, client_configuration=configuration)
+    except (kubernetes_config.ConfigException, OSError) as error:
+        raise RuntimeError(
+            f"no credentials for a cluster: {error}; set KUBECONFIG, or run inside the cluster"
+        ) from None
+    configuration.connection_pool_maxsize = settings.connections
+    configuration.host = configuration.host.rstrip("/")
+    return configuration
+
+
+def _lines(answer: urllib3.BaseHTTPResponse) -> Iterator[Body]:
+    """Yield each line of a stream as soon as it is complete."""
+    rest = b""
+    for chunk in answer.stream(65536, decode_content=True):
+        *lines, rest = (rest + chunk).split(b"\n")
+        if len(rest) > MAX_LINE_BYTES:
+            raise ApiProblem(0, "TooLong", f"an event has more than {MAX_LINE_BYTES} bytes")
+        for line in lines:
+            if line.strip():
+                yield _parsed(line)
+
+
+def _parsed(content: bytes) -> Body:
+    try:
+        body = json.loads(content)
+    except ValueError:
+        raise ApiProblem(0, "NoJson", "the answer is no JSON") from None
+    if not isinstance(body, dict):
+        raise ApiProblem(0, "NoJson", "the answer is no JSON object")
+    return body
+
+
+def _problem(answer: urllib3.BaseHTTPResponse, content: bytes | None = None) -> ApiProblem:
+    try:
+        body = json.loads(answer.read() if content is None else content)
+        reason, message = str(body.get("reason") or ""), str(body.get("message") or "")
+    except (ValueError, AttributeError):
+        reason, message = "", "an answer that is no Status"
+    after = answer.headers.get("Retry-After", "")
+    return ApiProblem(answer.status, reason, message[:2048], retry_after_s=float(after) if after.isdecimal() else 0.0)
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

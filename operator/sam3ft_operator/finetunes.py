@@ -1,0 +1,199 @@
+"""The resources: kopf watches them, a slow list of our own proves that it has missed nothing.
+
+kopf is used for what it is good at, a patient watch with bookmarks, and for nothing that writes: one low-level event
+handler stores nothing on objects, needs no finalizer, and posts no events.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import kopf
+
+from sam3ft_api.spec import GROUP, PLURAL, VERSION
+from sam3ft_operator.clients import Api, ApiProblem
+from sam3ft_operator.kinds import FINETUNE
+from sam3ft_operator.store import ResourceStore, version_of
+from sam3ft_operator.watch import PAGE, SERVER_TIMEOUT_S
+
+_log = logging.getLogger(__name__)
+
+LIST_EVERY_S = 300.0
+"""Between two complete lists. kopf does not tell of what was deleted while it was not watching; a list does."""
+_HEARTBEAT_S = 1.0
+_DEAD_AFTER_S = 60.0
+
+
+class FineTuneWatch(threading.Thread):
+    """kopf, in a thread and an event loop of its own, putting what it sees into the store."""
+
+    def __init__(
+        self, api: Api, *, namespace: str, store: ResourceStore, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Prepare; `start` begins.
+
+        Args:
+            api: whose address and credentials kopf uses.
+            namespace: in which; empty for all.
+            store: takes what is seen.
+            clock: monotonic seconds.
+        """
+        super().__init__(name="watch-finetunes", daemon=True)
+        self._api, self._namespace, self._store, self._clock = api, namespace, store, clock
+        self._stop_flag = threading.Event()
+        self._turned_s = self._heard_s = clock()
+
+    @property
+    def silence_s(self) -> float:
+        """Seconds since the last event."""
+        return self._clock() - self._heard_s
+
+    @property
+    def is_stuck(self) -> bool:
+        """The thread has ended, or its loop does not turn."""
+        return self.ident is not None and (not self.is_alive() or self._clock() - self._turned_s > _DEAD_AFTER_S)
+
+    def stop(self) -> None:
+        """Ask kopf to end."""
+        self._stop_flag.set()
+
+    def run(self) -> None:
+        """Run kopf until stopped."""
+        loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(loop)
+        self._beat(loop)
+        with warnings.catch_warnings():
+            # kopf offers to handle signals, which only a main thread can; ours are handled by the program.
+            warnings.filterwarnings("ignore", message=".*OS signals are ignored.*")
+            kopf.run(
+                loop=loop,
+                registry=self._registry(),
+                settings=kopf_settings(),
+                standalone=True,
+                clusterwide=not self._namespace,
+                namespaces=[self._namespace] if self._namespace else [],
+                stop_flag=self._stop_flag,
+            )
+
+    def _beat(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._turned_s = self._clock()
+        loop.call_later(_HEARTBEAT_S, self._beat, loop)
+
+    def _registry(self) -> kopf.OperatorRegistry:
+        registry = kopf.OperatorRegistry()
+
+        @kopf.on.login(registry=registry)
+        def login(**_: Any) -> kopf.ConnectionInfo:
+            return connection(self._api)
+
+        @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
+        async def seen(event: kopf.RawEvent, **_: Any) -> None:
+            self._take(event["type"], dict(event["object"]))
+
+        return registry
+
+    def _take(self, what: str | None, body: dict[str, Any]) -> None:
+        self._heard_s = self._clock()
+        if what == "DELETED":
+            self._store.remove(str((body.get("metadata") or {}).get("uid") or ""))
+        else:
+            self._store.put(body)
+
+
+def kopf_settings() -> kopf.OperatorSettings:
+    """Return kopf's settings: nothing is posted, scanned, peered or kept on objects, and no watch is endless."""
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False
+    settings.scanning.disabled = True
+    settings.peering.standalone = True
+    settings.watching.server_timeout = SERVER_TIMEOUT_S
+    settings.watching.client_timeout = SERVER_TIMEOUT_S + 30
+    settings.watching.connect_timeout = 5.0
+    settings.watching.chunk_size = PAGE
+    settings.networking.request_timeout = 30.0
+    settings.networking.connect_timeout = 5.0
+    # A worker is a task of kopf for one object; it would linger for 5 s after each event.
+    settings.queueing.idle_timeout = 0.5
+    return settings
+
+
+def connection(api: Api) -> kopf.ConnectionInfo:
+    """Return the address and the credentials of a client, read anew: a pod's token is renewed every hour."""
+    configuration = api.configuration
+    header = configuration.get_api_key_with_prefix("BearerToken") or ""
+    scheme, _, token = str(header).rpartition(" ")
+    return kopf.ConnectionInfo(
+        server=configuration.host,
+        ca_path=configuration.ssl_ca_cert,
+        insecure=not configuration.verify_ssl,
+        scheme=scheme.capitalize() or None,
+        token=token or None,
+        certificate_path=configuration.cert_file,
+        private_key_path=configuration.key_file,
+    )
+
+
+class FineTuneLists(threading.Thread):
+    """Lists all resources at the start and every few minutes, and puts right what the watch has missed."""
+
+    def __init__(
+        self, api: Api, *, namespace: str, store: ResourceStore, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Prepare; `start` begins."""
+        super().__init__(name="list-finetunes", daemon=True)
+        self._api, self._namespace, self._store, self._clock = api, namespace, store, clock
+        self._stopping = threading.Event()
+        self._synced = threading.Event()
+        self._listed_s = clock()
+        self.corrections = 0
+
+    @property
+    def is_synced(self) -> bool:
+        """A complete list has been taken since the start."""
+        return self._synced.is_set()
+
+    @property
+    def silence_s(self) -> float:
+        """Seconds since the last complete list."""
+        return self._clock() - self._listed_s
+
+    def stop(self) -> None:
+        """Begin no other list."""
+        self._stopping.set()
+
+    def run(self) -> None:
+        """List until stopped."""
+        while not self._stopping.is_set():
+            try:
+                self.list_once()
+            except ApiProblem as problem:
+                _log.warning("list of %s: %s", PLURAL, problem)
+                self._stopping.wait(2.0)
+            else:
+                self._stopping.wait(LIST_EVERY_S)
+
+    def list_once(self) -> None:
+        """Take one complete list.
+
+        Raises:
+            ApiProblem: it could not be had; what was taken so far is true all the same.
+        """
+        query: dict[str, Any] = {"limit": PAGE}
+        uids: set[str] = set()
+        while True:
+            page = self._api.list(FINETUNE, self._namespace, query)
+            for body in page.get("items") or []:
+                uids.add(str(body["metadata"]["uid"]))
+                # A first list is all news; later ones should be none.
+                self.corrections += self._store.put(body) and self.is_synced
+            token = (page.get("metadata") or {}).get("continue")
+            if not token:
+                break
+            query["continue"] = token
+        self.corrections += len(self._store.keep_only(uids, version=version_of(page)))
+        self._listed_s = self._clock()
+        self._synced.set()
