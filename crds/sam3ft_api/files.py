@@ -25,3 +25,23 @@ def write_atomically(path: Path, text: str, *, mode: int = 0o644) -> None:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def write_last_word(path: Path, text: str) -> None:
+    """Write a file that outlives this process, replacing it whole where that is possible.
+
+    Kubernetes mounts the termination message itself, so that it cannot be replaced, and its folder may be read-only:
+    the text is then written into the file.
+
+    Args:
+        path: the file; its folder is made if missing.
+        text: whole content, written as UTF-8.
+
+    Raises:
+        OSError: neither way is possible.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, text)
+    except OSError:
+        path.write_text(text, encoding="utf-8")

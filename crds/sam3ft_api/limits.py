@@ -78,6 +78,8 @@ MAX_RESTARTS = 10_000
 """Restarts that a failure policy can forgive."""
 MAX_KEPT = 1000
 """Checkpoints kept."""
+MAX_CONFIG_MAP_BYTES = 1_000_000
+"""Bytes of the files in a run's ConfigMap: the API server refuses more than 1 MiB, and the metadata counts."""
 
 # --- Status ----------------------------------------------------------------------------------------------------------
 
@@ -87,6 +89,8 @@ MAX_ATTEMPTS_KEPT = 10
 """Attempts of which the status keeps an account, the newest."""
 MAX_STATUS_TEXT = 4096
 """Characters of a condition's message and of the kept end of a failing rank's log."""
+MAX_BUCKETS = 32
+"""Entries of the ledger of counted ends; older ends share one."""
 MAX_CAUSES = 32
 """Causes among which lost seconds are divided."""
 

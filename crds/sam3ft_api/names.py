@@ -15,7 +15,7 @@ LABEL_RUN = f"{GROUP}/run"
 LABEL_UID = f"{GROUP}/uid"
 """UID of the resource; what selectors use, because names are given again."""
 LABEL_ATTEMPT = f"{GROUP}/attempt"
-"""Number of the attempt."""
+"""Number of the attempt; 0 on objects that serve every attempt."""
 LABEL_ROLE = f"{GROUP}/role"
 """preflight, coordinator or worker."""
 LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
@@ -96,8 +96,22 @@ def config_name(run: str) -> str:
 
 
 def coordinator_name(run: str) -> str:
-    """Return the name of the coordinator's pod, Service and ConfigMap."""
+    """Return the name of the coordinator's pod."""
     return object_name(run, ROLE_COORDINATOR)
+
+
+def service_name(run: str) -> str:
+    """Return the name of the coordinator's Service: its pod's, unless the run's name begins with a digit.
+
+    A Service is a host name of the older kind, which begins with a letter. The suffix `service` stands in no other
+    name, so the prefix cannot make two runs meet.
+    """
+    return coordinator_name(run) if run[:1].isalpha() else object_name(f"run-{run}", "service")
+
+
+def policy_name(run: str, role: str) -> str:
+    """Return the name of the NetworkPolicy of the pods of a role."""
+    return object_name(run, role)
 
 
 def token_name(run: str) -> str:

@@ -51,6 +51,8 @@ DEFAULT_PROFILE = "default"
 """The profile that exists without a file."""
 RESERVED_ENV = "SAM3FT_"
 """Prefix of the variables that the launcher's and the workers' contract owns."""
+RESERVED_NAMES = ("JOB_COMPLETION_INDEX", "POD_IP")
+"""Variables that the launcher's arguments refer to."""
 RESERVED_DOMAINS = (GROUP, "kueue.x-k8s.io", "app.kubernetes.io", "batch.kubernetes.io", "kubernetes.io")
 """Domains of labels and annotations that are not the profile's to set."""
 _SECRET_NAME = re.compile(r"(?i)(secret|passw|token|access_?key|private_?key|credential|api_?key)")
@@ -134,8 +136,11 @@ class WorkerProfile(SpecSection):
     @classmethod
     def _no_reserved_name_and_no_secret(cls, env: dict[str, str]) -> dict[str, str]:
         for name, value in env.items():
-            if name.upper().startswith(RESERVED_ENV):
-                raise ValueError(f"the variable {name} is reserved: names that begin with {RESERVED_ENV} are set here")
+            if name.upper().startswith(RESERVED_ENV) or name in RESERVED_NAMES:
+                raise ValueError(
+                    f"the variable {name} is reserved: {', '.join(RESERVED_NAMES)} and names that begin with "
+                    f"{RESERVED_ENV} are set by the operator"
+                )
             if _SECRET_NAME.search(name) or redact(f"{name}={value}") != f"{name}={value}":
                 raise ValueError(
                     f"the variable {name} looks like a secret; credentials belong into a Secret that "

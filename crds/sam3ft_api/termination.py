@@ -1,15 +1,16 @@
-"""The last word of a launcher: a small JSON file that outlives its container (Kubernetes' termination message)."""
+"""The last word of a launcher or a check: a small JSON file that outlives its container, Kubernetes' message of it."""
 
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from sam3ft_api import limits
+from sam3ft_api.status import DatasetStatus
 from sam3ft_api.worker import Metrics, Sentence, Traceback
 
 
 class Termination(BaseModel):
-    """How one launcher ended, and what failed first.
+    """How one launcher, or the check before it, ended, and what failed first.
 
     Attributes:
         code: the launcher's exit code, as in `sam3ft_api.exit_codes`.
@@ -22,6 +23,7 @@ class Termination(BaseModel):
         checkpoint_step: step of the newest commit known; None without one.
         restarts: starts of the workers beyond the first.
         metrics: last evaluation, by name.
+        dataset: what a check found; None from a launcher, and from a check that refused.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -36,12 +38,14 @@ class Termination(BaseModel):
     checkpoint_step: int | None = None
     restarts: int = 0
     metrics: Metrics = {}
+    dataset: DatasetStatus | None = None
 
     def to_json(self, *, max_bytes: int = limits.MAX_TERMINATION_BYTES) -> str:
         """Return JSON of at most `max_bytes` bytes of UTF-8, still readable by `model_validate_json`.
 
         What does not fit goes in this order: the start of the traceback, the last metrics, the end of the message.
-        Code, reason, rank and steps always stay; they need less than 400 bytes plus the node's name.
+        Code, reason, rank, steps and the data set's figures always stay; they need less than 700 bytes plus the node's
+        name.
         """
         word = self
         for shorten in (_shorter_traceback, _fewer_metrics, _shorter_message):

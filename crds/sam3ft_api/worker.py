@@ -26,6 +26,9 @@ ENV_ATTEMPT = "SAM3FT_ATTEMPT"
 """Number of this attempt, 1 for the first."""
 ENV_TOKEN = "SAM3FT_TOKEN"  # noqa: S105 - the name of the variable, not a secret
 """Secret of this attempt; known to launchers and coordinator, removed from the environment of workers."""
+ENV_RUN_KEY = "SAM3FT_RUN_KEY"
+"""Key of the run as hex digits, instead of `ENV_TOKEN`: launchers and coordinator derive the attempt's token from it
+(`sam3ft_api.tokens`). Removed from the environment of workers as well."""
 ENV_STORAGE_PROFILES = "SAM3FT_STORAGE_PROFILES"
 """Path of the file of storage profiles (YAML of `sam3ft_api.storage.StorageProfiles`); without it the user's own."""
 ENV_CREDENTIALS_DIR = "SAM3FT_CREDENTIALS_DIR"

@@ -16,7 +16,7 @@ from sam3ft_api import limits
 from sam3ft_api.errors import InvalidConfig
 from sam3ft_api.exit_codes import ExitCode
 from sam3ft_api.files import write_atomically
-from sam3ft_api.worker import ENV_TOKEN
+from sam3ft_api.tokens import take_token
 from sam3ft_launch.coordinator.server import Address, Server, serve_until
 from sam3ft_launch.coordinator.settings import Settings
 
@@ -63,21 +63,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--gate-deadline-s", type=float, default=defaults.gate_deadline_s)
     parser.add_argument("--silence-s", type=float, default=defaults.silence_s)
     return parser
-
-
-def read_token() -> str:
-    """Take the attempt's token out of the environment.
-
-    Raises:
-        InvalidConfig: it is missing, or of a length that no launcher may send.
-    """
-    token = os.environ.pop(ENV_TOKEN, "")
-    if not limits.MIN_TOKEN_CHARS <= len(token) <= limits.MAX_TOKEN_CHARS:
-        raise InvalidConfig(
-            f"the environment variable {ENV_TOKEN} has {len(token)} characters; set it to {limits.MIN_TOKEN_CHARS} to "
-            f"{limits.MAX_TOKEN_CHARS} random ones, the same for the coordinator and its launchers"
-        )
-    return token
 
 
 def write_port_file(path: Path, launchers: Address, viewers: Address) -> None:
@@ -132,7 +117,7 @@ def main(argv: list[str] | None = None) -> int:
             gate_deadline_s=arguments.gate_deadline_s,
             silence_s=arguments.silence_s,
         )
-        asyncio.run(serve(arguments, settings, read_token()))
+        asyncio.run(serve(arguments, settings, take_token(os.environ, attempt=settings.attempt)))
     except (InvalidConfig, ValueError, OSError) as error:
         print(f"coordinator: {error}", file=sys.stderr)
         return int(ExitCode.INVALID_CONFIG)

@@ -1,11 +1,11 @@
 """From a resource to the plan of one attempt on a cluster: pure, and every decision of spec and profile is made."""
 
 import re
-from io import StringIO
+from typing import Final
 
 from pydantic import ValidationError
-from ruamel.yaml import YAML
 
+from sam3ft_api import limits
 from sam3ft_api.convert import to_training_config
 from sam3ft_api.errors import InvalidConfig
 from sam3ft_api.fields import LABEL_VALUE
@@ -16,10 +16,12 @@ from sam3ft_api.redact import shown
 from sam3ft_api.spec import SAM3FineTune, SAM3FineTuneSpec
 from sam3ft_api.spec_workers import TolerationSpec
 from sam3ft_api.training import TrainingConfig
+from sam3ft_launch.kubernetes.manifest import to_yaml
+from sam3ft_launch.kubernetes.objects.config_map import config_text
 from sam3ft_launch.kubernetes.quantities import num_bytes
 from sam3ft_launch.kubernetes.settings import ClusterSettings
 
-BACKEND = "kubernetes"
+BACKEND: Final = "kubernetes"
 DEFAULT_RESOURCES = {"cpu": "4", "memory": "32Gi", "ephemeral-storage": "40Gi"}
 """Of one worker, where neither the run nor its profile says anything."""
 DEFAULT_SHARED_MEMORY = "2Gi"
@@ -44,7 +46,8 @@ def plan_on_cluster(
         nodes: workers of this attempt, within `minNodes` to `maxNodes`.
         excluded_nodes: names of nodes that the workers must not use.
         settings: of the cluster.
-        source: text of the user's file, kept beside the run for people; None writes the resource out.
+        source: text of the user's file, kept beside the run for people; None writes the resource out. It is left
+            out where a ConfigMap has no room for it.
 
     Raises:
         InvalidConfig: an unknown worker or storage profile, no trainer image, nodes outside their range, or anything
@@ -55,8 +58,8 @@ def plan_on_cluster(
         raise InvalidConfig(f"uid {shown(uid)} is no value of a Kubernetes label; give the resource's metadata.uid")
     profile = find_profile(settings.worker_profiles, spec.workers.profile)
     _check_storage(spec, settings)
-    config = to_training_config(finetune, backend=BACKEND, uid=uid)
     placement = _placement(spec, profile, settings, excluded_nodes)
+    config = _with_bounded_cache(to_training_config(finetune, backend=BACKEND, uid=uid), profile, placement)
     try:
         return JobPlan(
             name=finetune.metadata.name,
@@ -64,8 +67,8 @@ def plan_on_cluster(
             uid=uid,
             attempt=attempt,
             backend=BACKEND,
-            config=_with_bounded_cache(config, profile, placement),
-            source=_written(finetune) if source is None else source,
+            config=config,
+            source=_that_fits(_written(finetune) if source is None else source, config, settings),
             nodes=nodes,
             min_nodes=spec.workers.min_nodes,
             max_nodes=spec.workers.max_nodes or spec.workers.nodes,
@@ -156,15 +159,23 @@ def _with_bounded_cache(config: TrainingConfig, profile: WorkerProfile, placemen
 
 
 def _written(finetune: SAM3FineTune) -> str:
-    """Return the resource as a YAML 1.2 document, without what the API server keeps about it."""
+    """Return the resource as a YAML document, without what the API server keeps about it."""
     document = finetune.model_dump(mode="json", exclude_unset=True, exclude={"metadata", "status"})
     metadata = finetune.metadata.model_dump(mode="json", include={"name", "namespace", "labels"}, exclude_unset=True)
-    stream = StringIO()
-    writer = YAML(typ="safe", pure=True)
-    writer.default_flow_style = False
-    writer.sort_base_mapping_type_on_output = False
-    writer.dump(
-        {**{key: document[key] for key in ("apiVersion", "kind")}, "metadata": metadata, "spec": document["spec"]},
-        stream,
-    )
-    return stream.getvalue()
+    head = {key: document[key] for key in ("apiVersion", "kind")}
+    return to_yaml([{**head, "metadata": metadata, "spec": document["spec"]}])
+
+
+def _that_fits(source: str, config: TrainingConfig, settings: ClusterSettings) -> str:
+    """Return the user's file where the run's ConfigMap has room for it, else nothing: it is for people alone.
+
+    Raises:
+        InvalidConfig: there is no room even for what the pods need.
+    """
+    needed = len(config_text(config).encode()) + len(settings.storage_profiles.encode())
+    if needed > limits.MAX_CONFIG_MAP_BYTES:
+        raise InvalidConfig(
+            f"the settings of the run need {needed} bytes, and a ConfigMap holds {limits.MAX_CONFIG_MAP_BYTES}; "
+            "write phrases into the annotation file instead of spec.data.phrases"
+        )
+    return source if needed + len(source.encode()) <= limits.MAX_CONFIG_MAP_BYTES else ""

@@ -1,8 +1,9 @@
 """What the cluster's administrator has decided once for all runs."""
 
+import ipaddress
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from sam3ft_api import limits, storage
 from sam3ft_api.fields import DnsLabel, ImageName, LabelKey, LabelValue, OptionalDnsLabel, OptionalDnsName, Quantity
@@ -15,7 +16,14 @@ PROGRESS_PORT = 7351
 """Port of the coordinator for `/progress`, `/metrics` and `/healthz`."""
 
 Labels = dict[LabelKey, LabelValue]
-Cidr = Annotated[str, Field(max_length=49, pattern=r"^[0-9A-Fa-f:.]+/[0-9]{1,3}$")]
+
+
+def _network(cidr: str) -> str:
+    return str(ipaddress.ip_network(cidr))
+
+
+Cidr = Annotated[str, Field(max_length=49), AfterValidator(_network)]
+"""Addresses of a network, as 10.0.0.0/8."""
 
 
 class ClusterSettings(BaseModel):

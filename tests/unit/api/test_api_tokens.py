@@ -3,7 +3,8 @@
 import pytest
 
 from sam3ft_api import limits
-from sam3ft_api.tokens import attempt_token
+from sam3ft_api.errors import InvalidConfig
+from sam3ft_api.tokens import attempt_token, take_token
 
 KEY = bytes(range(32))
 
@@ -31,3 +32,35 @@ def test_a_token_is_what_launcher_and_coordinator_accept():
 def test_a_short_key_and_an_attempt_that_cannot_be_are_refused(key: bytes, attempt: int, said: str):
     with pytest.raises(ValueError, match=said):
         attempt_token(key, attempt)
+
+
+def test_the_token_leaves_the_environment():
+    environ = {"SAM3FT_TOKEN": "0123456789abcdef", "HOME": "/"}
+
+    assert take_token(environ, attempt=1) == "0123456789abcdef"
+    assert environ == {"HOME": "/"}
+
+
+def test_the_key_of_the_run_becomes_the_attempt_s_token_and_leaves_the_environment():
+    environ = {"SAM3FT_RUN_KEY": KEY.hex(), "SAM3FT_TOKEN": "0123456789abcdef"}
+
+    assert take_token(environ, attempt=7) == attempt_token(KEY, 7)
+    assert environ == {}
+
+
+@pytest.mark.parametrize(
+    ("environ", "said"),
+    [
+        ({}, "SAM3FT_TOKEN has 0 characters"),
+        ({"SAM3FT_TOKEN": "short"}, "SAM3FT_TOKEN has 5 characters"),
+        ({"SAM3FT_RUN_KEY": "00ff"}, "SAM3FT_RUN_KEY has 4 characters"),
+        ({"SAM3FT_RUN_KEY": "<random>"}, "SAM3FT_RUN_KEY has 8 characters"),
+        ({"SAM3FT_RUN_KEY": "0" * 63}, "SAM3FT_RUN_KEY has 63 characters"),
+    ],
+)
+def test_what_cannot_be_a_secret_is_refused_without_quoting_it(environ: dict[str, str], said: str):
+    secrets = list(environ.values())
+
+    with pytest.raises(InvalidConfig, match=said) as raised:
+        take_token(environ, attempt=1)
+    assert not any(secret in str(raised.value) for secret in secrets)

@@ -7,7 +7,7 @@ import pytest
 
 from sam3ft_api.errors import InvalidConfig
 from sam3ft_api.termination import Termination
-from sam3ft_api.worker import ENV_TOKEN, Flag, FlagKind, WorkerResult
+from sam3ft_api.worker import Flag, FlagKind, WorkerResult
 from sam3ft_trainer.run.launcher.budget import Budget, History
 from sam3ft_trainer.run.launcher.environment import (
     device_environment,
@@ -18,7 +18,7 @@ from sam3ft_trainer.run.launcher.environment import (
 from sam3ft_trainer.run.launcher.files import WorkFolder
 from sam3ft_trainer.run.launcher.launch import inherited_micro_batch_max, read_config
 from sam3ft_trainer.run.launcher.link import progress_reader
-from sam3ft_trainer.run.launcher.options import parse_options, take_token
+from sam3ft_trainer.run.launcher.options import parse_options
 
 NEEDED = ["--config", "c.json", "--work-dir", "w", "--coordinator", "[::1]:4000"]
 
@@ -57,21 +57,6 @@ def test_a_wrong_option_ends_with_10_and_names_what_is_allowed(
 
     assert ended.value.code == 10
     assert said in capsys.readouterr().err
-
-
-def test_the_token_leaves_the_environment(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv(ENV_TOKEN, "0123456789abcdef")
-
-    assert take_token() == "0123456789abcdef"
-    assert ENV_TOKEN not in os.environ
-
-
-def test_a_missing_token_is_refused_without_quoting_it(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv(ENV_TOKEN, "short")
-
-    with pytest.raises(InvalidConfig, match="has 5 characters") as raised:
-        take_token()
-    assert "short" not in str(raised.value)
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,19 @@
 """`check`: everything that can refuse a run, looked at before any training step and without a device being taken."""
 
 import argparse
+import hashlib
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sam3ft_api.errors import InvalidConfig, StorageDenied
-from sam3ft_api.files import write_atomically
+from sam3ft_api.exit_codes import ExitCode, rule_for
+from sam3ft_api.files import write_atomically, write_last_word
+from sam3ft_api.status import DatasetStatus
+from sam3ft_api.termination import Termination
 from sam3ft_api.training import TrainingConfig
 from sam3ft_trainer.commands.edge import add_output_option
 from sam3ft_trainer.data.access import DataAccess
@@ -17,7 +22,7 @@ from sam3ft_trainer.data.figures import merged, sentence
 from sam3ft_trainer.data.layout import Split
 from sam3ft_trainer.data.report import DatasetReport
 from sam3ft_trainer.run.preflight import Preflight, examine, reach_stores
-from sam3ft_trainer.run.worker import read_config
+from sam3ft_trainer.run.worker import classify, read_config
 from sam3ft_trainer.store.access import run_access
 
 SHOWN_CLASSES = 20
@@ -28,12 +33,53 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, required=True, help="config document (JSON)")
     parser.add_argument("--nproc", type=int, default=1, help="processes that will share the work")
     parser.add_argument("--save", type=Path, help="also write the account of the data set here, as JSON")
+    parser.add_argument("--termination-log", type=Path, help="where the last word is written, JSON of `Termination`")
     parser.add_argument("--no-decode", action="store_true", help="do not decode every image")
     add_output_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Check and print; returns 0, or raises the error that refuses the run."""
+    """Check and print; returns 0, or raises the error that refuses the run. The last word is written either way."""
+    try:
+        reports = _check(arguments)
+    except Exception as error:
+        code, message = classify(error)
+        _leave(arguments.termination_log, Termination(code=int(code), reason=rule_for(code).reason, message=message))
+        raise
+    word = Termination(
+        code=int(ExitCode.SUCCEEDED), reason=rule_for(ExitCode.SUCCEEDED).reason, dataset=dataset_figures(reports)
+    )
+    _leave(arguments.termination_log, word)
+    return 0
+
+
+def dataset_figures(reports: Mapping[Split, DatasetReport]) -> DatasetStatus:
+    """Return the sums over all splits, as the status of a resource has them.
+
+    The digest is that of the splits' names and the digests of their annotation files, which name the images.
+    """
+    marks = "".join(f"{split} {report.digest}\n" for split, report in sorted(reports.items()))
+    asked = {category.name for report in reports.values() for category in report.categories if category.asked}
+    problems = [problem for report in reports.values() for problem in report.problems]
+    return DatasetStatus(
+        images=sum(report.images for report in reports.values()),
+        annotations=sum(report.annotations for report in reports.values()),
+        categories=len(asked),
+        problems=sum(problem.count for problem in problems if problem.severity != "notice"),
+        digest=hashlib.sha256(marks.encode()).hexdigest(),
+    )
+
+
+def _leave(path: Path | None, word: Termination) -> None:
+    if path is None:
+        return
+    try:
+        write_last_word(path, word.to_json())
+    except OSError as error:
+        sys.stderr.write(f"the last word cannot be written to {path}: {error.strerror}\n")
+
+
+def _check(arguments: argparse.Namespace) -> dict[Split, DatasetReport]:
     config = read_config(arguments.config)
     if arguments.nproc > config.scratch.train_batch_size:
         raise InvalidConfig(
@@ -58,7 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps(document | {"preflight": preflight.to_json()}) + "\n")
     else:
         sys.stdout.write("\n".join([*_lines(config, reports, preflight), *_reading_lines(access)]) + "\n")
-    return 0
+    return reports
 
 
 def _save(path: Path, reports: dict[Split, DatasetReport]) -> None:

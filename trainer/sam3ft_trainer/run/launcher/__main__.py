@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sam3ft_api.errors import Sam3ftError
 from sam3ft_api.exit_codes import ExitCode
-from sam3ft_api.files import write_atomically
+from sam3ft_api.files import write_last_word
 from sam3ft_trainer.run.launcher.commands import Outcome
 from sam3ft_trainer.run.launcher.follow import Speaker
 from sam3ft_trainer.run.launcher.launch import launch
@@ -46,14 +46,9 @@ def _report(outcome: Outcome, path: Path | None, speaker: Speaker) -> None:
     if path is None:
         return
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, word.to_json())
+        write_last_word(path, word.to_json())
     except OSError as error:
-        # Kubernetes mounts the file itself, and its folder may be read-only.
-        try:
-            path.write_text(word.to_json())
-        except OSError:
-            speaker.say(f"the termination message cannot be written to {path}: {error.strerror}")
+        speaker.say(f"the termination message cannot be written to {path}: {error.strerror}")
 
 
 if __name__ == "__main__":

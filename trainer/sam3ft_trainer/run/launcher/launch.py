@@ -9,13 +9,14 @@ from pydantic import ValidationError
 
 from sam3ft_api.errors import InvalidConfig, StorageDenied
 from sam3ft_api.exit_codes import ExitCode
+from sam3ft_api.tokens import take_token
 from sam3ft_api.training import TrainingConfig
 from sam3ft_api.worker import ENV_MICRO_BATCH_MAX, PROGRESS_FILE
 from sam3ft_trainer.run.launcher.commands import Outcome
 from sam3ft_trainer.run.launcher.files import WorkFolder
 from sam3ft_trainer.run.launcher.follow import Speaker
 from sam3ft_trainer.run.launcher.link import Identity, Link, progress_reader
-from sam3ft_trainer.run.launcher.options import Options, take_token
+from sam3ft_trainer.run.launcher.options import Options
 from sam3ft_trainer.run.launcher.stop_requests import StopRequests
 
 _LINGER_S = 2.0
@@ -29,7 +30,7 @@ def launch(options: Options, requests: StopRequests, speaker: Speaker) -> Outcom
         StorageDenied: the work folder cannot be made.
     """
     started_unix_s = time.time()
-    token = take_token()
+    token = take_token(os.environ, attempt=options.attempt)
     config = read_config(options.config)
     folder = _make_folder(options.work_dir)
     identity = Identity(

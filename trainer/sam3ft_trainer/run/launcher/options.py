@@ -1,7 +1,6 @@
 """The launcher's command line."""
 
 import argparse
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -9,10 +8,8 @@ from typing import NoReturn
 from pydantic import TypeAdapter, ValidationError
 
 from sam3ft_api import limits
-from sam3ft_api.errors import InvalidConfig
 from sam3ft_api.exit_codes import ExitCode
 from sam3ft_api.messages import HostAddress, NodeName
-from sam3ft_api.worker import ENV_TOKEN
 from sam3ft_trainer.run.launcher.budget import Budget
 
 WORKER_MODULE = "sam3ft_trainer.run.worker"
@@ -100,21 +97,6 @@ def parse_options(argv: list[str]) -> Options:
         warm_spares=values.warm_spares,
         command=tuple(values.command),
     )
-
-
-def take_token() -> str:
-    """Take the attempt's token out of the environment, so that no worker inherits it.
-
-    Raises:
-        InvalidConfig: it is missing, or of a length that the coordinator refuses.
-    """
-    token = os.environ.pop(ENV_TOKEN, "")
-    if not limits.MIN_TOKEN_CHARS <= len(token) <= limits.MAX_TOKEN_CHARS:
-        raise InvalidConfig(
-            f"the environment variable {ENV_TOKEN} has {len(token)} characters; set it to the token of the run's "
-            f"coordinator, {limits.MIN_TOKEN_CHARS} to {limits.MAX_TOKEN_CHARS} characters"
-        )
-    return token
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """The rendezvous handler for plain torchrun: stock agents meet at our coordinator instead of a c10d store."""
 
+import os
 import queue
 import re
 import socket
@@ -21,9 +22,9 @@ from torch.distributed.elastic.rendezvous.api import (
 
 from sam3ft_api.errors import InvalidConfig
 from sam3ft_api.messages import Complete, CoordinatorMessage, Leave, Ready, Refused, Regroup, Round, Stop, Verdict
+from sam3ft_api.tokens import take_token
 from sam3ft_trainer.run.launcher.commands import Standing
 from sam3ft_trainer.run.launcher.link import Identity, Link
-from sam3ft_trainer.run.launcher.options import take_token
 from sam3ft_trainer.run.launcher.rendezvous import BACKEND
 
 _POLL_S = 0.1
@@ -67,13 +68,14 @@ class TorchrunRendezvous(RendezvousHandler):
             raise InvalidConfig(f"--rdzv-endpoint {parameters.endpoint!r} is not HOST:PORT of the run's coordinator")
         name = re.sub(r"[^A-Za-z0-9]+", "-", socket.gethostname()).strip("-") or "node"
         address = parameters.local_addr or "127.0.0.1"
+        attempt = parameters.get_as_int("attempt", 1) or 1
         identity = Identity(
             node=str(parameters.get("node", name)),
             slot=parameters.get_as_int("slot", 0) or 0,
             instance=uuid.uuid4().hex,
             started_unix_s=time.time(),
-            attempt=parameters.get_as_int("attempt", 1) or 1,
-            token=take_token(),
+            attempt=attempt,
+            token=take_token(os.environ, attempt=attempt),
             addr=address,
             processes=1,
         )
