@@ -11,7 +11,7 @@ from ruamel.yaml.representer import SafeRepresenter
 
 from sam3ft_api import limits
 from sam3ft_api.fields import DNS_LABEL
-from sam3ft_api.schema import Schema, structural_schema
+from sam3ft_api.schema import Schema, structural_schema, with_exact_integers
 from sam3ft_api.section import VALIDATIONS
 from sam3ft_api.spec import GROUP, KIND, PLURAL, SHORT_NAMES, SINGULAR, VERSION, SAM3FineTuneSpec
 from sam3ft_api.spec_workers import WorkersSpec
@@ -91,7 +91,7 @@ def _version() -> Schema:
 
 
 def _root_schema() -> Schema:
-    spec = structural_schema(SAM3FineTuneSpec)
+    spec = with_exact_integers(structural_schema(SAM3FineTuneSpec))
     spec["description"] = "What to train on what, and where it may run."
     status = structural_schema(SAM3FineTuneStatus, defaults=False)
     return {

@@ -78,7 +78,8 @@ Flag = Annotated[bool, Strict()]
 Whole = Annotated[int, Strict(), BeforeValidator(_whole)]
 """An integer, also when it is written 20.0; never a string or a boolean."""
 ExactWhole = Annotated[int, Strict()]
-"""An integer that a validation rule of the API server reads, which knows no 20.0 there."""
+"""An integer of the resource, never written 20.0: the API server reads every one of them with a rule, because without a
+rule it takes 1.0000000001 for an integer, and with one it refuses both."""
 Number = Annotated[float, Strict()]
 """A finite number; an integer counts, a string or a boolean does not."""
 Share = Annotated[Number, Field(ge=0, le=1)]

@@ -96,17 +96,12 @@ def config_name(run: str) -> str:
 
 
 def coordinator_name(run: str) -> str:
-    """Return the name of the coordinator's pod."""
-    return object_name(run, ROLE_COORDINATOR)
+    """Return the name of the coordinator's pod and of its Service.
 
-
-def service_name(run: str) -> str:
-    """Return the name of the coordinator's Service: its pod's, unless the run's name begins with a digit.
-
-    A Service is a host name of the older kind, which begins with a letter. The suffix `service` stands in no other
-    name, so the prefix cannot make two runs meet.
+    A Service is a host name of the older kind, which begins with a letter; a run's name may begin with a digit. The
+    suffix `meeting` stands in no other name, so the prefix cannot make two runs meet.
     """
-    return coordinator_name(run) if run[:1].isalpha() else object_name(f"run-{run}", "service")
+    return object_name(run, ROLE_COORDINATOR) if run[:1].isalpha() else object_name(f"run-{run}", "meeting")
 
 
 def policy_name(run: str, role: str) -> str:

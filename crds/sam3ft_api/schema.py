@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+_RULES = "x-kubernetes-validations"
 Schema = dict[str, Any]
 
 _KEPT = (
@@ -81,11 +82,35 @@ def _convert(node: Schema, root: Schema, where: str) -> Schema:
     result = {key: node[key] for key in _KEPT if key in node}
     if node.get("x-kubernetes-int-or-string"):
         result["anyOf"] = [{"type": "integer"}, {"type": "string"}]
+    if kind == "number" and not float(result.get("minimum", 0)).is_integer():
+        result[_RULES] = [*result.get(_RULES, ()), _least(result["minimum"])]
     if kind == "array":
         result["items"] = _convert(node["items"], root, f"{where}[]")
     if kind == "object":
         _convert_object(node, result, root, where)
     return result
+
+
+def with_exact_integers(schema: Schema) -> Schema:
+    """Return the schema with a rule on every integer, so that the API server refuses a fraction however small.
+
+    It takes a number within a billionth of an integer for one (go-openapi, IsFloat64AJSONInteger), and stores it as it
+    is; a rule that reads the field refuses everything that is no integer in JSON.
+    """
+    result = dict(schema)
+    if result.get("type") == "integer" and not result.get(_RULES):
+        result[_RULES] = [{"rule": f"self >= {result.get('minimum', -(2**53))}", "message": "write a whole number"}]
+    if "properties" in result:
+        result["properties"] = {name: with_exact_integers(child) for name, child in result["properties"].items()}
+    for key in ("items", "additionalProperties"):
+        if isinstance(result.get(key), dict):
+            result[key] = with_exact_integers(result[key])
+    return result
+
+
+def _least(bound: float) -> Schema:
+    """Return a bound once more as a rule: the API server cuts 0.001 to 0 when it compares it with a whole number."""
+    return {"rule": f"self >= {bound:.12f}".rstrip("0"), "message": f"the smallest allowed value is {bound:g}"}
 
 
 def _convert_object(node: Schema, result: Schema, root: Schema, where: str) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, ConfigDict, Field
 
 from sam3ft_api import limits
-from sam3ft_api.fields import DnsLabel, Flag, Task, Whole
+from sam3ft_api.fields import DnsLabel, ExactWhole, Flag, Task, Whole
 from sam3ft_api.section import Rule, SpecSection, without_nulls
 from sam3ft_api.spec_training import (
     CheckpointSpec,
@@ -87,7 +87,7 @@ class SAM3FineTuneSpec(SpecSection):
     ] = False
     failure_policy: Annotated[FailurePolicySpec, Field(description="How many ends are forgiven.")] = FailurePolicySpec()
     retry: Annotated[
-        Whole,
+        ExactWhole,
         Field(
             ge=0,
             le=limits.MAX_RETRY,
@@ -95,7 +95,7 @@ class SAM3FineTuneSpec(SpecSection):
         ),
     ] = 0
     active_deadline_seconds: Annotated[
-        Whole | None,
+        ExactWhole | None,
         Field(
             ge=60,
             le=limits.MAX_SECONDS,
@@ -103,7 +103,7 @@ class SAM3FineTuneSpec(SpecSection):
         ),
     ] = None
     ttl_seconds_after_finished: Annotated[
-        Whole | None,
+        ExactWhole | None,
         Field(
             ge=0,
             le=limits.MAX_SECONDS,

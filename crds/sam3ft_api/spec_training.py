@@ -18,7 +18,6 @@ from sam3ft_api.fields import (
     Phrase,
     Precision,
     StoreAddress,
-    Whole,
 )
 from sam3ft_api.section import VALIDATIONS, Rule, SpecSection, unique, without_nulls
 
@@ -141,7 +140,7 @@ class DataSpec(SpecSection):
         description="Category name to the phrases that describe it, a list. Default: the category's name.",
     )
     max_phrases_per_image: Annotated[
-        Whole,
+        ExactWhole,
         Field(
             ge=1,
             le=limits.MAX_PHRASES_PER_IMAGE,
@@ -186,7 +185,9 @@ class TrainingSpec(SpecSection):
             description="Passes over the training images. Default: 20, unless maxSteps or maxDuration is given.",
         ),
     ] = None
-    max_steps: Annotated[Whole | None, Field(ge=1, le=limits.MAX_STEP, description="Optimizer steps in all.")] = None
+    max_steps: Annotated[ExactWhole | None, Field(ge=1, le=limits.MAX_STEP, description="Optimizer steps in all.")] = (
+        None
+    )
     max_duration: Annotated[
         DurationText | None,
         Field(
@@ -216,10 +217,12 @@ class TrainingSpec(SpecSection):
         Precision, Field(description="Arithmetic of the forward pass: bf16; fp16 with loss scaling (T4, V100); fp32.")
     ] = "bf16"
     resolution: Annotated[
-        Whole, Field(ge=28, le=2016, multiple_of=14, description="Side of the square model input, px, in steps of 14.")
+        ExactWhole,
+        Field(ge=28, le=2016, multiple_of=14, description="Side of the square model input, px, in steps of 14."),
     ] = 1008
     seed: Annotated[
-        Whole, Field(ge=0, le=2**53 - 1, description="Seed of the order, the augmentation, the hold-out and dropout.")
+        ExactWhole,
+        Field(ge=0, le=2**53 - 1, description="Seed of the order, the augmentation, the hold-out and dropout."),
     ] = 123
     freeze: Annotated[
         tuple[Part, ...],
@@ -247,12 +250,14 @@ class CheckpointSpec(SpecSection):
             "machine keeps it in the run's folder by default."
         ),
     ] = None
-    every_steps: Annotated[Whole, Field(ge=1, le=limits.MAX_STEP, description="Optimizer steps between commits.")] = 200
+    every_steps: Annotated[
+        ExactWhole, Field(ge=1, le=limits.MAX_STEP, description="Optimizer steps between commits.")
+    ] = 200
     every_seconds: Annotated[
         Number, Field(ge=1, le=limits.MAX_SECONDS, description="Seconds between commits, whichever comes first.")
     ] = 600
-    keep_last: Annotated[Whole, Field(ge=1, le=limits.MAX_KEPT, description="Newest commits kept.")] = 3
-    keep_best: Annotated[Whole, Field(ge=0, le=limits.MAX_KEPT, description="Best commits kept besides.")] = 1
+    keep_last: Annotated[ExactWhole, Field(ge=1, le=limits.MAX_KEPT, description="Newest commits kept.")] = 3
+    keep_best: Annotated[ExactWhole, Field(ge=0, le=limits.MAX_KEPT, description="Best commits kept besides.")] = 1
     resume: Annotated[
         Literal["auto", "never", "must"],
         Field(description="auto: from the newest commit if there is one; never: refuse a used prefix; must: need one."),
@@ -273,7 +278,7 @@ class CheckpointSpec(SpecSection):
 class EarlyStoppingSpec(SpecSection):
     """When to end a run that no longer improves."""
 
-    patience: Annotated[Whole, Field(ge=1, le=10_000, description="Evaluations without a better value.")]
+    patience: Annotated[ExactWhole, Field(ge=1, le=10_000, description="Evaluations without a better value.")]
     min_delta: Annotated[
         Number, Field(ge=0, le=1, description="Smallest change of the metric (0 to 1) that counts as better.")
     ] = 0.0

@@ -17,7 +17,6 @@ from sam3ft_api.fields import (
     OptionalDnsName,
     Quantity,
     SlurmName,
-    Whole,
 )
 from sam3ft_api.section import VALIDATIONS, Rule, SpecSection, without_nulls
 
@@ -81,7 +80,8 @@ class TolerationSpec(SpecSection):
         Field(description="Effect of the taint; absent, it matches all."),
     ] = None
     toleration_seconds: Annotated[
-        Whole | None, Field(ge=0, le=limits.MAX_SECONDS, description="Seconds a worker stays after a NoExecute taint.")
+        ExactWhole | None,
+        Field(ge=0, le=limits.MAX_SECONDS, description="Seconds a worker stays after a NoExecute taint."),
     ] = None
 
 
@@ -135,7 +135,7 @@ class WorkersSpec(SpecSection):
     ] = ""
     image: Annotated[ImageName, Field(description="Trainer image; empty takes the profile's.")] = ""
     termination_grace_period_seconds: Annotated[
-        Whole,
+        ExactWhole,
         Field(
             ge=limits.MIN_GRACE_S,
             le=3600,
@@ -143,7 +143,7 @@ class WorkersSpec(SpecSection):
         ),
     ] = 120
     start_deadline_seconds: Annotated[
-        Whole,
+        ExactWhole,
         Field(
             ge=1,
             le=86_400,
@@ -197,13 +197,13 @@ class FailurePolicySpec(SpecSection):
     """How many ends are forgiven. Interruptions do not count, but attempts without a newer commit do."""
 
     max_restarts: Annotated[
-        Whole, Field(ge=0, le=limits.MAX_RESTARTS, description="Counted restarts within windowSeconds.")
+        ExactWhole, Field(ge=0, le=limits.MAX_RESTARTS, description="Counted restarts within windowSeconds.")
     ] = 10
     window_seconds: Annotated[
-        Whole, Field(ge=1, le=limits.MAX_SECONDS, description="Seconds over which restarts are counted.")
+        ExactWhole, Field(ge=1, le=limits.MAX_SECONDS, description="Seconds over which restarts are counted.")
     ] = 3600
     max_without_progress: Annotated[
-        Whole,
+        ExactWhole,
         Field(
             ge=1,
             le=limits.MAX_RESTARTS,

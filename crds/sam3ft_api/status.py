@@ -149,12 +149,34 @@ class AttemptStatus(_Status):
     first_failure: Annotated[FirstFailure | None, Field(description="What failed first.")] = None
     lost_steps: Annotated[Count | None, Field(description="Steps done after the newest commit, to be redone.")] = None
     recovery_seconds: Annotated[Seconds | None, Field(description="Seconds from its end to the next step.")] = None
+    ends: Annotated[Count, Field(description="Ends of its pods, whatever the cause.")] = 0
+    counted: Annotated[Count, Field(description="Those of them that count against failurePolicy.maxRestarts.")] = 0
+
+
+class CountedEnds(_Status):
+    """Counted ends that lie close together."""
+
+    time: Annotated[Moment, Field(description="When the last of them was.")]
+    count: Annotated[Count, Field(description="How many they are.")]
+
+
+class BudgetStatus(_Status):
+    """What has been used of failurePolicy since the last raise of retry."""
+
+    counted: Annotated[
+        tuple[CountedEnds, ...],
+        Field(max_length=limits.MAX_BUCKETS, description="Counted ends, oldest first; the oldest ones are merged."),
+    ] = ()
+    commit_step: Annotated[Count | None, Field(description="Newest commit that ended a row without progress.")] = None
+    without_progress: Annotated[Count, Field(description="Ends in a row without a newer commit.")] = 0
 
 
 class GoodputStatus(_Status):
     """Share of the time since the start that went into steps which were kept."""
 
-    ratio: Annotated[float, Field(ge=0, le=1, description="Kept training time over all time since the start.")]
+    ratio: Annotated[float, Field(ge=0, le=1, description="Kept training time over kept and lost time.")] = 0.0
+    good_seconds: Annotated[Seconds, Field(description="Seconds of training that were kept.")] = 0.0
+    since: Annotated[Moment | None, Field(description="Up to when the time is accounted for.")] = None
     lost_seconds: Annotated[
         dict[Word, Seconds],
         Field(max_length=limits.MAX_CAUSES, description="Seconds lost, by cause."),
@@ -213,11 +235,13 @@ class SAM3FineTuneStatus(_Status):
     best: Annotated[BestStatus | None, Field(description="The best evaluation so far.")] = None
     dataset: Annotated[DatasetStatus | None, Field(description="What the check of the data set found.")] = None
     workers: Annotated[WorkersStatus | None, Field(description="How many workers there are.")] = None
+    started: Annotated[Moment | None, Field(description="When the first attempt was opened.")] = None
     restarts: Annotated[Count, Field(description="Counted restarts since the last raise of retry.")] = 0
     attempts: Annotated[
         tuple[AttemptStatus, ...],
         Field(max_length=limits.MAX_ATTEMPTS_KEPT, description="The newest attempts, oldest first."),
     ] = ()
+    budget: Annotated[BudgetStatus | None, Field(description="What has been used of failurePolicy.")] = None
     retried: Annotated[Count, Field(description="Value of spec.retry that was acted on.")] = 0
     goodput: Annotated[GoodputStatus | None, Field(description="How much of the time was not lost.")] = None
     export: Annotated[ExportStatus | None, Field(description="The exported model.")] = None

@@ -57,6 +57,21 @@ class Pause:
 
 
 @dataclass(frozen=True, slots=True)
+class Admit:
+    """Set `active` of the Workload that Kueue keeps for a Job: false gives its quota back and ends its pods.
+
+    Attributes:
+        job: name of the Job.
+        uid: of the Job, by which its Workload is found.
+        is_active: whether Kueue may admit it.
+    """
+
+    job: str
+    uid: str
+    is_active: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Delete:
     """Delete one child in the background, unless another object has taken its name since.
 
@@ -83,7 +98,7 @@ class FailPod:
     message: str
 
 
-Action = Ensure | Resize | Pause | Delete | FailPod
+Action = Ensure | Resize | Pause | Admit | Delete | FailPod
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Specs that are right, wrong, and wrong by a hair, on which the verdicts of pydantic and the API server are compared."""
+"""Specs that are right, wrong, and wrong by a hair: on them the verdicts of pydantic and API server are compared."""
 
 import copy
 from pathlib import Path

@@ -157,21 +157,22 @@ def test_what_decides_the_numbers_is_frozen_once_the_run_has_started(server: Ser
 
 
 def test_hostile_documents_are_refused(server: Server) -> None:
-    deep: dict[str, Any] = {}
-    for _ in range(200):
-        deep = {"x": deep}
     hostile = {
         "a megabyte": with_value(SMALL, ("data", "uri"), "s3://" + "a" * (1 << 20)),
         "interpolation": with_value(SMALL, ("data", "uri"), "s3://d/${oc.env:HOME}"),
         "a target": with_value(SMALL, ("data", "phrases"), {"_target_": ["os.system"]}),
         "control characters": with_value(SMALL, ("data", "uri"), "s3://d/a\u001b[2J"),
         "bidi characters": with_value(SMALL, ("workers", "image"), "evil\u202egpj"),
-        "deep nesting": with_value(SMALL, ("training", "config"), deep),
     }
     for name, spec in hostile.items():
         document = resource(spec)
         assert server.verdict(document), name
         assert pydantic_verdict(document), name
+    # json of Python nests a thousand levels; the API server takes those, and what reads them has to refuse them.
+    deep: dict[str, Any] = {}
+    for _ in range(200):
+        deep = {"x": deep}
+    assert pydantic_verdict(resource(with_value(SMALL, ("training", "config"), deep)))
     named = resource(SMALL)
     named["metadata"]["name"] = "run\nname"
     assert server.verdict(named)

@@ -1,0 +1,57 @@
+"""The ledger of `failurePolicy`: counted ends within a window, and ends in a row without a newer commit.
+
+The ledger is bounded. Counted ends beyond its length share an entry with the time of the newer one, so that an end is
+forgotten too late rather than too early.
+"""
+
+from datetime import UTC, datetime
+
+from sam3ft_api import limits
+from sam3ft_api.spec_workers import FailurePolicySpec
+from sam3ft_api.status import BudgetStatus, CountedEnds
+
+
+def moment(seconds: float) -> datetime:
+    """Return a time of the status, which is kept to the second."""
+    return datetime.fromtimestamp(int(seconds), UTC)
+
+
+def add_counted(budget: BudgetStatus, *, count: int, at_s: float) -> BudgetStatus:
+    """Return the ledger with `count` more counted ends at one time; unchanged for none."""
+    if count <= 0:
+        return budget
+    counted = (*budget.counted, CountedEnds(time=moment(at_s), count=count))
+    while len(counted) > limits.MAX_BUCKETS:
+        first, second, *rest = counted
+        counted = (CountedEnds(time=max(first.time, second.time), count=first.count + second.count), *rest)
+    return budget.model_copy(update={"counted": counted})
+
+
+def add_ends(budget: BudgetStatus, *, count: int, commit_step: int | None) -> BudgetStatus:
+    """Return the ledger with `count` more ends of any cause; a newer commit begins the row anew."""
+    known = budget.commit_step
+    if commit_step is not None and (known is None or commit_step > known):
+        return budget.model_copy(update={"commit_step": commit_step, "without_progress": 0})
+    if count <= 0:
+        return budget
+    return budget.model_copy(update={"without_progress": budget.without_progress + count})
+
+
+def counted_within(budget: BudgetStatus, *, window_s: float, now_s: float) -> int:
+    """Return how many counted ends lie within the window."""
+    return sum(entry.count for entry in budget.counted if now_s - entry.time.timestamp() <= window_s)
+
+
+def exhaustion(budget: BudgetStatus, policy: FailurePolicySpec, *, now_s: float) -> str:
+    """Return why the run may not be tried again, in one sentence; empty while it may."""
+    counted = counted_within(budget, window_s=policy.window_seconds, now_s=now_s)
+    if counted > policy.max_restarts:
+        return (
+            f"{counted} failures within {policy.window_seconds} s; failurePolicy.maxRestarts is {policy.max_restarts}."
+        )
+    if budget.without_progress >= policy.max_without_progress:
+        return (
+            f"{budget.without_progress} ends in a row without a newer commit; failurePolicy.maxWithoutProgress is "
+            f"{policy.max_without_progress}."
+        )
+    return ""

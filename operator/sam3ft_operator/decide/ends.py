@@ -1,0 +1,127 @@
+"""How one pod of the workers ended, and what follows: the table of exit codes, and what Kubernetes adds to it."""
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+
+from sam3ft_api.exit_codes import EXIT_RULES, ExitCode, rule_for
+from sam3ft_api.status import FirstFailure
+from sam3ft_operator.decide.words import cut
+from sam3ft_operator.observed import PodView
+
+OUT_OF_HOST_MEMORY = "HostOutOfMemory"
+BUDGET_SPENT_INSIDE = frozenset({ExitCode.INTERNAL_ERROR, ExitCode.HUNG})
+"""Codes that a launcher leaves as its last word when it has spent its own restarts."""
+_CODE_IN_MESSAGE = re.compile(r"exit code (\d{1,3})\b")
+
+
+class Weight(Enum):
+    """What an end means for the run."""
+
+    FREE = "free"
+    """Made again without being counted: interrupted, fenced, its node gone."""
+    PATIENT = "patient"
+    """Made again without being counted, with growing pauses: the store did not answer."""
+    COUNTED = "counted"
+    """Made again and counted against `failurePolicy.maxRestarts`."""
+    VERDICT = "verdict"
+    """Ends the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class PodEnd:
+    """The end of one pod.
+
+    Attributes:
+        code: exit code as a shell sees it.
+        reason: CamelCase word.
+        message: what it said, or what is known about it; with what to do.
+        weight: what follows.
+        at_s: when, seconds since the epoch.
+        failure: for the ledger: rank, node, message.
+        step: last finished step that it knew; None without a last word.
+        commit_step: newest commit that it knew; None without one.
+    """
+
+    code: int
+    reason: str
+    message: str
+    weight: Weight
+    at_s: float
+    failure: FirstFailure
+    step: int | None = None
+    commit_step: int | None = None
+
+
+def end_of(pod: PodView) -> PodEnd | None:
+    """Return how a pod ended; None while it has not, or when it ended well."""
+    if pod.phase != "Failed":
+        return None
+    word = pod.termination
+    code = word.code if word is not None else pod.exit_code if pod.exit_code is not None else int(ExitCode.TERMINATED)
+    weight, reason = _judge(pod, code)
+    rule = rule_for(code)
+    said = word.message if word is not None and word.message else ""
+    message = cut(said or _known(pod, code), 1024)
+    if rule.advice not in message:
+        message = f"{message} {rule.advice}" if message else rule.advice
+    detail = cut(word.traceback, 3000) if word is not None else ""
+    failure = FirstFailure(
+        rank=word.rank if word is not None else None,
+        node=cut((word.node if word is not None else "") or pod.node, 253),
+        message=cut(f"{message}\n{detail}" if detail else message, 4096),
+    )
+    return PodEnd(
+        code=code,
+        reason=reason,
+        message=message,
+        weight=weight,
+        at_s=pod.finished_s if pod.finished_s is not None else pod.created_s,
+        failure=failure,
+        step=word.step if word is not None else None,
+        commit_step=word.checkpoint_step if word is not None else None,
+    )
+
+
+def end_of_job(reason: str, message: str, *, at_s: float) -> PodEnd | None:
+    """Return the verdict that a Job's failure speaks of when no pod is left to ask; None when it speaks of none."""
+    found = _CODE_IN_MESSAGE.search(message) if reason == "PodFailurePolicy" else None
+    code = int(found[1]) if found else 0
+    rule = rule_for(code)
+    if not rule.is_verdict:
+        return None
+    text = cut(f"{message}. {rule.advice}", 1024)
+    return PodEnd(code, rule.reason, text, Weight.VERDICT, at_s, FirstFailure(message=text))
+
+
+def verdict_of_group(code: int, message: str, *, node: str, rank: int | None, step: int, at_s: float) -> PodEnd:
+    """Return the verdict that a coordinator tells."""
+    rule = rule_for(code)
+    text = cut(f"{message} {rule.advice}" if message else rule.advice, 1024)
+    failure = FirstFailure(rank=rank, node=cut(node, 253), message=text)
+    return PodEnd(code, rule.reason, text, Weight.VERDICT, at_s, failure, step=step)
+
+
+def _judge(pod: PodView, code: int) -> tuple[Weight, str]:
+    rule = rule_for(code)
+    if rule.is_verdict:
+        return Weight.VERDICT, rule.reason
+    if pod.termination is not None and code in BUDGET_SPENT_INSIDE:
+        return Weight.VERDICT, rule.reason
+    if pod.reason == "OOMKilled":
+        # The container's reason, because a killed child leaves its parent to end with 1.
+        return Weight.COUNTED, OUT_OF_HOST_MEMORY
+    if pod.is_disrupted or pod.is_node_lost:
+        return Weight.FREE, EXIT_RULES[ExitCode.INTERRUPTED].reason
+    if code in (ExitCode.INTERRUPTED, ExitCode.FENCED):
+        return Weight.FREE, rule.reason
+    if code == ExitCode.STORAGE_UNAVAILABLE:
+        return Weight.PATIENT, rule.reason
+    return Weight.COUNTED, rule.reason
+
+
+def _known(pod: PodView, code: int) -> str:
+    where = f" on node {pod.node}" if pod.node else ""
+    if pod.reason == "OOMKilled":
+        return f"Pod {pod.name}{where} was killed for lack of host memory; raise workers.resources.memory."
+    return f"Pod {pod.name}{where} ended with {code} ({pod.reason or rule_for(code).reason}) and left no last word."

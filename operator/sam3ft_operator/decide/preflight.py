@@ -1,0 +1,111 @@
+"""The check of the data set: one Job on the CPU before anything else, made again after ends that are no verdict."""
+
+from sam3ft_api import names
+from sam3ft_api.exit_codes import rule_for
+from sam3ft_api.status import BudgetStatus, ConditionType, DatasetStatus, Phase
+from sam3ft_operator.decide.budget import add_counted, exhaustion, moment
+from sam3ft_operator.decide.course import Claim, Course
+from sam3ft_operator.decide.ends import PodEnd, Weight, end_of, end_of_job
+from sam3ft_operator.decide.look import Look
+from sam3ft_operator.decide.trouble import start_trouble
+from sam3ft_operator.decide.words import cut
+from sam3ft_operator.decision import Delete, Ensure, Note, Part
+from sam3ft_operator.observed import JobView, PodView
+
+
+def check_course(look: Look) -> Course | None:
+    """Return what the check asks for; None once the data set is known to be ready."""
+    if look.holds(ConditionType.DATASET_READY):
+        return None
+    job = look.children.preflight_job()
+    if job is None:
+        note = Note("Normal", "Checking", "the data set is checked before any accelerator is taken")
+        return Course(
+            Phase.CHECKING,
+            "Checking",
+            "The data set is checked.",
+            actions=(Ensure(Part.PREFLIGHT),),
+            notes=(note,) if look.status.phase is not Phase.CHECKING else (),
+        )
+    if job.is_deleted:
+        return Course(Phase.CHECKING, "Checking", "The check of the data set is made anew.")
+    pods = look.children.of_role(names.ROLE_PREFLIGHT)
+    if job.is_complete or any(pod.phase == "Succeeded" for pod in pods):
+        return _passed(job, pods)
+    end = _verdict(job, pods)
+    if end is not None:
+        return refused(end)
+    if job.failure_reason:
+        return _again(look, job, pods)
+    trouble = start_trouble(look, (job,), pods)
+    if trouble is not None:
+        return trouble.course(Phase.CHECKING)
+    return Course(Phase.CHECKING, "Checking", "The data set is checked.", requeue_s=30.0)
+
+
+def refused(end: PodEnd) -> Course:
+    """Return the end of a run whose check came to a verdict."""
+    return Course(
+        Phase.FAILED,
+        end.reason,
+        end.message,
+        claims=(Claim(ConditionType.DATASET_READY, "False", end.reason, end.message),),
+        notes=(Note("Warning", end.reason, end.message),),
+    )
+
+
+def _passed(job: JobView, pods: tuple[PodView, ...]) -> Course:
+    word = next((pod.termination for pod in pods if pod.phase == "Succeeded" and pod.termination is not None), None)
+    dataset = word.dataset if word is not None and word.dataset is not None else DatasetStatus()
+    message = (
+        f"{dataset.images} images, {dataset.annotations} annotations, {dataset.categories} categories, "
+        f"{dataset.problems} problems"
+        if word is not None and word.dataset is not None
+        else "the check passed and left no figures"
+    )
+    return Course(
+        Phase.STARTING,
+        "Checked",
+        f"The data set is ready: {message}.",
+        changes={"dataset": dataset},
+        claims=(Claim(ConditionType.DATASET_READY, "True", "Checked", message),),
+        notes=(Note("Normal", "DatasetReady", message),),
+        requeue_s=0.0,
+    )
+
+
+def _verdict(job: JobView, pods: tuple[PodView, ...]) -> PodEnd | None:
+    ends = [end for pod in pods if (end := end_of(pod)) is not None and end.weight is Weight.VERDICT]
+    # A check has no restarts of its own: only the codes that are verdicts by the table end the run.
+    known = next((end for end in ends if rule_for(end.code).is_verdict), None)
+    at_s = job.finished_s if job.finished_s is not None else job.created_s
+    return known or end_of_job(job.failure_reason, job.failure_message, at_s=at_s)
+
+
+def _again(look: Look, job: JobView, pods: tuple[PodView, ...]) -> Course:
+    """The check ended for no reason that is the user's: count it once, and make it again while the budget lasts."""
+    at_s = job.finished_s if job.finished_s is not None else job.created_s
+    budget = look.status.budget or BudgetStatus()
+    is_new = all(entry.time < moment(at_s) for entry in budget.counted)
+    if is_new:
+        budget = add_counted(budget, count=1, at_s=at_s)
+    spent = exhaustion(budget, look.spec.failure_policy, now_s=look.now_s)
+    last = next((end.message for pod in reversed(pods) if (end := end_of(pod)) is not None), job.failure_message)
+    if spent:
+        message = cut(f"The check of the data set failed: {spent} {last}", 1024)
+        return Course(
+            Phase.FAILED,
+            "BudgetSpent",
+            message,
+            changes={"budget": budget},
+            notes=(Note("Warning", "BudgetSpent", message),),
+        )
+    message = cut(f"The check of the data set ended without an answer and is made again: {last}", 1024)
+    return Course(
+        Phase.CHECKING,
+        "CheckFailed",
+        message,
+        changes={"budget": budget, "restarts": look.status.restarts + is_new},
+        actions=(Delete("Job", job.name, job.uid),),
+        notes=(Note("Warning", "CheckFailed", message),) if is_new else (),
+    )

@@ -1,0 +1,56 @@
+"""`suspend: true`: pods save and end, nodes are given back, the attempt is closed; going on is a new attempt."""
+
+from sam3ft_api.status import Phase
+from sam3ft_operator.decide import ledger
+from sam3ft_operator.decide.attempts import attempt_course, remove_workers
+from sam3ft_operator.decide.course import Course
+from sam3ft_operator.decide.look import Look
+from sam3ft_operator.decision import Action, Admit, Note, Pause
+
+SUSPENDED = "Suspended"
+LOOK_AGAIN_S = 15.0
+
+
+def suspend_course(look: Look) -> Course | None:
+    """Return what the wish to pause asks for; None without it."""
+    if not look.spec.suspend:
+        return None
+    if look.attempt is None:
+        leftovers = remove_workers(look)
+        return Course(Phase.SUSPENDED, SUSPENDED, "Suspended; set spec.suspend: false to go on.", actions=leftovers)
+    course = attempt_course(look)
+    if course.phase.is_final:
+        return course  # it ended, well or not, before the wish reached it
+    ends = ledger.counted(look, ledger.ends_of(look.workers))
+    if not ledger.workers_gone(look):
+        message = "Workers save a checkpoint and end."
+        return Course(
+            Phase.CHECKPOINTING, "Suspending", message, changes=ends, actions=stop_actions(look), requeue_s=LOOK_AGAIN_S
+        )
+    if look.job is not None and not look.job.is_suspended and not look.job.has_ended:
+        # No pod is there yet, and the Job controller could make one at any moment.
+        return Course(
+            Phase.CHECKPOINTING, "Suspending", "The Job is paused.", changes=ends, actions=stop_actions(look),
+            requeue_s=LOOK_AGAIN_S,
+        )  # fmt: skip
+    note = Note("Normal", SUSPENDED, "the nodes are given back; set spec.suspend: false to go on")
+    changes = ledger.closed(look, ends, reason=SUSPENDED)
+    return Course(
+        Phase.SUSPENDED,
+        SUSPENDED,
+        "Suspended; set spec.suspend: false to go on.",
+        changes=changes,
+        notes=(note,),
+        requeue_s=0.0,
+    )
+
+
+def stop_actions(look: Look) -> tuple[Action, ...]:
+    """Return what asks the workers of the open attempt to save and end; nothing when that has been asked."""
+    job = look.job
+    if job is None or job.has_ended or job.is_deleted:
+        return ()
+    if look.spec.queue is not None:
+        # Kueue undoes a change of the Job's own field; what it admits is the Workload.
+        return () if job.is_suspended else (Admit(job.name, job.uid, is_active=False),)
+    return () if job.is_suspended else (Pause(job.name, suspend=True),)
