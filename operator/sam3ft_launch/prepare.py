@@ -44,7 +44,7 @@ class Prepared:
 
 
 def load(path: Path, *, assignments: Sequence[str]) -> Prepared:
-    """Read and validate a user's file.
+    """Read and validate a user's file for a run on this machine.
 
     Args:
         path: the file; relative folders in it are relative to where it lies.
@@ -53,25 +53,36 @@ def load(path: Path, *, assignments: Sequence[str]) -> Prepared:
     Raises:
         InvalidConfig: the file or an assignment is wrong; every problem is named with its line, path and value.
     """
-    if not assignments:
-        finetune = load_finetune(path)
-        source = path.read_text(encoding="utf-8")
-    else:
-        source = _read(path)
-        document = read_yaml(source, name=str(path))
-        if not isinstance(document.data, dict):
-            raise InvalidConfig(f"{path}: holds no SAM3FineTune; see docs/yaml.md for an example")
-        data = assign(document.data, assignments)
-        try:
-            finetune = SAM3FineTune.model_validate(data)
-        except ValidationError as error:
-            problems = find_problems(error, SAM3FineTune)
-            raise invalid_config(problems, source=f"{path} with --set", place=document.place) from None
-        source = "".join(f"# --set {assignment}\n" for assignment in assignments) + source
+    finetune, source = load_resource(path, assignments=assignments)
     config = to_training_config(finetune, backend="local")
     return Prepared(
         finetune.metadata.name, source, with_absolute_addresses(config, base=path.absolute().parent), finetune
     )
+
+
+def load_resource(path: Path, *, assignments: Sequence[str]) -> tuple[SAM3FineTune, str]:
+    """Return the resource that a user's file holds, and the file's text with the assignments as comments.
+
+    Args:
+        path: the file.
+        assignments: `PATH=VALUE` changes, made before the validation.
+
+    Raises:
+        InvalidConfig: the file or an assignment is wrong; every problem is named with its line, path and value.
+    """
+    if not assignments:
+        return load_finetune(path), path.read_text(encoding="utf-8")
+    source = _read(path)
+    document = read_yaml(source, name=str(path))
+    if not isinstance(document.data, dict):
+        raise InvalidConfig(f"{path}: holds no SAM3FineTune; see docs/yaml.md for an example")
+    data = assign(document.data, assignments)
+    try:
+        finetune = SAM3FineTune.model_validate(data)
+    except ValidationError as error:
+        problems = find_problems(error, SAM3FineTune)
+        raise invalid_config(problems, source=f"{path} with --set", place=document.place) from None
+    return finetune, "".join(f"# --set {assignment}\n" for assignment in assignments) + source
 
 
 def prepare_config(document: dict[str, Any]) -> Prepared:

@@ -1,5 +1,12 @@
 """`sam3ft plan`: what a run would do, without doing any of it."""
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sam3ft_api.errors import InvalidConfig
 from sam3ft_launch.cli.options import (
     BackendName,
     BackendOption,
@@ -12,7 +19,26 @@ from sam3ft_launch.cli.options import (
 from sam3ft_launch.cli.output import OutputFormat, OutputOption, emit
 from sam3ft_launch.cli.session import config_file, open_session
 from sam3ft_launch.cli.trainer import ask_trainer, show_trainer
-from sam3ft_launch.prepare import load
+from sam3ft_launch.prepare import load, load_resource
+
+WorkerProfilesOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--worker-profiles",
+        metavar="FILE",
+        help="With --backend kubernetes: the administrator's worker profiles. Default: the profile `default` alone.",
+        show_default=False,
+    ),
+]
+StorageProfilesOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--storage-profiles",
+        metavar="FILE",
+        help="With --backend kubernetes: the administrator's storage profiles. Default: the profile `default` alone.",
+        show_default=False,
+    ),
+]
 
 
 def plan(
@@ -22,9 +48,21 @@ def plan(
     nproc: NprocOption = None,
     run_dir: RunDirOption = None,
     assignments: SetOption = None,
+    worker_profiles: WorkerProfilesOption = None,
+    storage_profiles: StorageProfilesOption = None,
     output: OutputOption = OutputFormat.TEXT,
 ) -> None:
-    """Show updates, memory by part against the device, FLOPs, estimated time, and the processes that would start."""
+    """Show updates, memory by part against the device, FLOPs, estimated time, and the processes that would start.
+
+    With --backend kubernetes, show the objects that the operator would create; no cluster is asked.
+    """
+    if backend is BackendName.KUBERNETES:
+        _refuse({"--nproc": nproc, "--run-dir": run_dir}, "is for this machine; set spec.workers instead")
+        _plan_on_cluster(file, assignments or (), worker_profiles, storage_profiles, output)
+        return
+    _refuse(
+        {"--worker-profiles": worker_profiles, "--storage-profiles": storage_profiles}, "is for --backend kubernetes"
+    )
     require_available(backend)
     session = open_session(load(file, assignments=assignments or ()), nproc=nproc, run_dir=run_dir, detached=True)
     submission = session.backend.render(session.plan)
@@ -36,3 +74,27 @@ def plan(
             return
         show_trainer(arguments)
     print(f"\nprocesses\n{submission}")
+
+
+def _refuse(options: Mapping[str, object], why: str) -> None:
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise InvalidConfig(f"{given[0]} {why}")
+
+
+def _plan_on_cluster(
+    file: Path,
+    assignments: Sequence[str],
+    worker_profiles: Path | None,
+    storage_profiles: Path | None,
+    output: OutputFormat,
+) -> None:
+    from sam3ft_launch.kubernetes.preview import preview, settings_from  # noqa: PLC0415 - other verbs need none of it
+
+    settings = settings_from(worker_profiles=worker_profiles, storage_profiles=storage_profiles)
+    finetune, source = load_resource(file, assignments=assignments)
+    made, submission = preview(finetune, source=source, settings=settings)
+    if output is OutputFormat.JSON:
+        emit(plan=made, objects=submission.objects)
+    else:
+        print(submission, end="")

@@ -1,6 +1,9 @@
 """What the cluster's administrator has decided once for all runs."""
 
 import ipaddress
+from collections.abc import Mapping
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
@@ -90,12 +93,18 @@ class ClusterSettings(BaseModel):
         return {DEFAULT_PROFILE: WorkerProfile(), **profiles}
 
     @property
-    def known_storage_profiles(self) -> dict[str, StorageProfile]:
+    def known_storage_profiles(self) -> Mapping[str, StorageProfile]:
         """Storage profiles by name; `default` is always among them.
 
         Raises:
             InvalidConfig: the text is no such file.
         """
-        if not self.storage_profiles.strip():
-            return {storage.DEFAULT_PROFILE: StorageProfile()}
-        return storage.parse_profiles(self.storage_profiles, name="storage profiles")
+        return _storage_profiles(self.storage_profiles)
+
+
+@lru_cache(maxsize=8)
+def _storage_profiles(text: str) -> Mapping[str, StorageProfile]:
+    """Read the text once for thousands of runs."""
+    if not text.strip():
+        return MappingProxyType({storage.DEFAULT_PROFILE: StorageProfile()})
+    return MappingProxyType(storage.parse_profiles(text, name="storage profiles"))

@@ -13,7 +13,7 @@ def coordinator_service(plan: JobPlan) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": metadata(plan, names.service_name(plan.name), role=names.ROLE_COORDINATOR, attempt=WHOLE_RUN),
+        "metadata": metadata(plan, names.coordinator_name(plan.name), role=names.ROLE_COORDINATOR, attempt=WHOLE_RUN),
         "spec": {
             "type": "ClusterIP",
             "selector": selector(plan, role=names.ROLE_COORDINATOR),
@@ -33,4 +33,4 @@ def coordinator_address(plan: JobPlan) -> str:
     The name is asked for anew at every connection. Service variables would need `enableServiceLinks`, which puts every
     Service of the namespace into the environment and slows the start of pods where there are thousands.
     """
-    return f"{names.service_name(plan.name)}.{plan.namespace}.svc:{LAUNCHER_PORT}"
+    return f"{names.coordinator_name(plan.name)}.{plan.namespace}.svc:{LAUNCHER_PORT}"
