@@ -223,7 +223,7 @@ def test_only_those_who_meet_get_the_key(submission: KubernetesSubmission):
 
     assert {"coordinator", "worker"} == holders
     secret = of_kind(submission, "Secret", "coordinator")
-    for _, _, pod in pods(submission: KubernetesSubmission):
+    for _, _, pod in pods(submission):
         source = environment(pod["containers"][0]).get("SAM3FT_RUN_KEY")
         assert source in (None, {"secretKeyRef": {"name": secret["metadata"]["name"], "key": "key"}})
 
