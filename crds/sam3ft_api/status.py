@@ -66,6 +66,8 @@ class _Status(BaseModel):
         allow_inf_nan=False,
         alias_generator=to_camel,
         serialize_by_alias=True,
+        validate_by_name=True,
+        validate_by_alias=True,
         protected_namespaces=(),
     )
 
