@@ -8,7 +8,6 @@ import asyncio
 import logging
 import threading
 import time
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -66,18 +65,15 @@ class FineTuneWatch(threading.Thread):
         loop = asyncio.new_event_loop()
         asyncio.set_event_loop(loop)
         self._beat(loop)
-        with warnings.catch_warnings():
-            # kopf offers to handle signals, which only a main thread can; ours are handled by the program.
-            warnings.filterwarnings("ignore", message=".*OS signals are ignored.*")
-            kopf.run(
-                loop=loop,
-                registry=self._registry(),
-                settings=kopf_settings(),
-                standalone=True,
-                clusterwide=not self._namespace,
-                namespaces=[self._namespace] if self._namespace else [],
-                stop_flag=self._stop_flag,
-            )
+        kopf.run(
+            loop=loop,
+            registry=self._registry(),
+            settings=kopf_settings(),
+            standalone=True,
+            clusterwide=not self._namespace,
+            namespaces=[self._namespace] if self._namespace else [],
+            stop_flag=self._stop_flag,
+        )
 
     def _beat(self, loop: asyncio.AbstractEventLoop) -> None:
         self._turned_s = self._clock()

@@ -44,3 +44,5 @@ def set_up(*, verbose: bool = False, stream: IO[str] | None = None) -> None:
     # kopf tells of every event of every object, urllib3 of every connection.
     for name in ("kopf", "urllib3", "kubernetes", "asyncio", "aiohttp"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # It warns that it handles no signals, which is meant: the program does.
+    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)

@@ -49,8 +49,9 @@ class Schedule:
         self._order = itertools.count()
         self._takes = itertools.count(1)
 
-    def __len__(self) -> int:
-        """Return how many keys wait to be taken now."""
+    def num_due(self, *, now_s: float) -> int:
+        """Return how many keys could be taken now."""
+        self._ripen(now_s)
         return len(self._quick) + len(self._slow)
 
     def add(self, key: str, *, now_s: float, after_s: float = 0.0, is_slow: bool = False) -> None:
@@ -174,7 +175,7 @@ class WorkQueue:
                 key = self._schedule.take(now_s=now_s)
                 if key is not None:
                     self._taken[key] = now_s
-                    if len(self._schedule):
+                    if self._schedule.num_due(now_s=now_s):
                         self._changed.notify()
                     return key
                 next_s = self._schedule.next_s()
@@ -202,7 +203,7 @@ class WorkQueue:
     def depth(self) -> int:
         """Return how many keys wait for a worker."""
         with self._changed:
-            return len(self._schedule)
+            return self._schedule.num_due(now_s=self._clock())
 
     def oldest_taken_s(self) -> float:
         """Return for how long the slowest worker has been at its key; 0 when none is at work."""

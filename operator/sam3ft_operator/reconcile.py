@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from sam3ft_api import names
 from sam3ft_api.errors import UserError
 from sam3ft_operator.clients import Api, ApiProblem
+from sam3ft_operator.decide import is_worth_writing
 from sam3ft_operator.decision import Action, Decision, Note
 from sam3ft_operator.effects import Effects, Refused
 from sam3ft_operator.kinds import FINETUNE
@@ -21,6 +22,8 @@ from sam3ft_operator.views import resource_view
 
 _log = logging.getLogger(__name__)
 
+FIGURES_EVERY_S = 10.0
+"""A status of which only the running figures differ is written this often; everything else is written at once."""
 RESYNC_S = 600.0
 """A run is looked at again after this even if nothing asks for it."""
 
@@ -100,6 +103,7 @@ class Reconciler:
         """
         self._api, self._sight, self._written = api, sight, written
         self._effects, self._notes, self._decide, self._now_s = effects, notes, decide, now_s
+        self._wrote_s: dict[str, float] = {}
 
     def reconcile(self, uid: str) -> Outcome:
         """Look at one run once.
@@ -110,13 +114,24 @@ class Reconciler:
         raw = self._sight.resources.get(uid)
         if raw is None:
             self._sight.progress.follow(uid, None)
+            self._wrote_s.pop(uid, None)
             return Outcome(None)
         resource = resource_view(raw)
         children = self._look(resource)
         decision = self._decide(resource, children, now_s=self._now_s())
+        if (wait_s := self._can_wait_s(resource, decision)) > 0:
+            return Outcome(wait_s if decision.requeue_s is None else min(wait_s, decision.requeue_s))
         if not self._write_status(raw, resource, decision):
             return Outcome(0.0)
         return self._act(resource, decision)
+
+    def _can_wait_s(self, resource: Resource, decision: Decision) -> float:
+        """Return for how long nothing need be written: only figures have changed, and some were written just now."""
+        if decision.actions or decision.notes or is_worth_writing(resource.status, decision.status):
+            return 0.0
+        if resource.status == decision.status:
+            return 0.0
+        return self._wrote_s.get(resource.uid, 0.0) + FIGURES_EVERY_S - self._now_s()
 
     def _look(self, resource: Resource) -> Children:
         found = self._sight.children.of_run(resource.namespace, resource.uid)
@@ -166,6 +181,7 @@ class Reconciler:
                 raise
             self._read_again(resource)
             return False
+        self._wrote_s[resource.uid] = self._now_s()
         self._sight.resources.put(written)
         self._written(raw["status"], written.get("status") or {}, now_s=self._now_s())
         return True

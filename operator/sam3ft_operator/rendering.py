@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sam3ft_api.errors import InvalidConfig
-from sam3ft_api.spec import API_VERSION, KIND, Metadata, SAM3FineTune
+from sam3ft_api.spec import API_VERSION, KIND, SAM3FineTune
 from sam3ft_launch.kubernetes.objects.secret import with_key
 from sam3ft_launch.kubernetes.plan import plan_on_cluster
 from sam3ft_launch.kubernetes.render import render
@@ -32,11 +32,13 @@ class ClusterRenderer:
         # The check of the data set does not depend on the number of nodes, but a plan has one.
         nodes = workers.nodes if wanted.part is Part.PREFLIGHT else wanted.nodes
         plan = plan_on_cluster(
-            SAM3FineTune(
-                api_version=API_VERSION,
-                kind=KIND,
-                metadata=Metadata(name=resource.name, namespace=resource.namespace),
-                spec=resource.spec,
+            SAM3FineTune.model_validate(
+                {
+                    "apiVersion": API_VERSION,
+                    "kind": KIND,
+                    "metadata": {"name": resource.name, "namespace": resource.namespace},
+                    "spec": resource.spec,
+                }
             ),
             uid=resource.uid,
             attempt=wanted.attempt,

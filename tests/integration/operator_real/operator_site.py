@@ -1,0 +1,226 @@
+"""The operator as a process of its own on a real API server, under its own account with exactly its own rules."""
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import pytest
+from control_plane import ControlPlane
+from programs import free_port
+
+from sam3ft_api import names
+from sam3ft_api.spec import API_VERSION, KIND
+from sam3ft_operator import kinds
+from sam3ft_operator.clients import Api, ApiProblem, ApiSettings
+from sam3ft_operator.kinds import FINETUNE, Kind
+from sam3ft_operator.rbac import ROLE, manifests
+
+HERE = Path(__file__).resolve().parent
+KINDS = {
+    "ServiceAccount": Kind("ServiceAccount", "v1", "serviceaccounts"),
+    "ClusterRole": Kind("ClusterRole", "rbac.authorization.k8s.io/v1", "clusterroles"),
+    "Role": Kind("Role", "rbac.authorization.k8s.io/v1", "roles"),
+    "RoleBinding": Kind("RoleBinding", "rbac.authorization.k8s.io/v1", "rolebindings"),
+}
+MANAGER = "test"
+SMALL_SPEC = {
+    "model": {"uri": "preset:tiny"},
+    "data": {"uri": "s3://datasets/blood"},
+    "training": {"maxSteps": 10},
+    "checkpoint": {"uri": "s3://runs/blood"},
+}
+Value = TypeVar("Value")
+
+
+def wait_for(what: str, read: Callable[[], Value | None], *, within_s: float = 30.0) -> Value:
+    """Return what `read` returns as soon as it is something."""
+    give_up_s = time.monotonic() + within_s
+    while True:
+        if found := read():
+            return found
+        if time.monotonic() > give_up_s:
+            pytest.fail(f"waited {within_s:g} s in vain: {what}")
+        time.sleep(0.05)
+
+
+class Site:
+    """A namespace with an account for the operator; processes are started by hand and all killed at the end."""
+
+    def __init__(self, plane: ControlPlane, namespace: str, folder: Path) -> None:
+        """Make the account and its rules."""
+        self.plane, self.namespace, self.folder = plane, namespace, folder
+        self.api = Api(ApiSettings(kubeconfig=str(plane.admin_kubeconfig)))
+        for document in manifests(namespace=namespace, run_namespaces=[namespace]):
+            self.make(document)
+        self.kubeconfig = plane.kubeconfig_of(namespace, ROLE)
+        self._processes: list[OperatorProcess] = []
+
+    def __enter__(self) -> Self:
+        """Nothing more to do."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Kill what was started, and show its logs where the test has failed."""
+        for process in self._processes:
+            process.kill()
+            if error is not None:
+                print(f"--- {process.log.name}\n{process.log.read_text()[-20_000:]}")
+
+    def operator(self, *arguments: str, program: Sequence[str] = ("-m", "sam3ft_operator")) -> "OperatorProcess":
+        """Start an operator for this namespace."""
+        process = OperatorProcess(self, [*program], [*arguments], number=len(self._processes))
+        self._processes.append(process)
+        return process
+
+    def make(self, document: dict[str, Any]) -> dict[str, Any]:
+        """Create an object; one that exists stays as it is."""
+        kind = KINDS.get(document["kind"]) or kinds.CHILDREN[document["kind"]]
+        namespace = document["metadata"].get("namespace", "")
+        try:
+            return self.api.create(kind, namespace, document, manager=MANAGER)
+        except ApiProblem as problem:
+            if problem.reason != "AlreadyExists":
+                raise
+            return document
+
+    def apply(self, name: str, **spec: Any) -> dict[str, Any]:
+        """Create a resource with a small spec and these fields."""
+        body = {
+            "apiVersion": API_VERSION,
+            "kind": KIND,
+            "metadata": {"name": name, "namespace": self.namespace},
+            "spec": SMALL_SPEC | spec,
+        }
+        return self.api.create(FINETUNE, self.namespace, body, manager=MANAGER)
+
+    def change(self, name: str, **spec: Any) -> None:
+        """Merge fields into the spec of a resource."""
+        self.api.patch(FINETUNE, self.namespace, name, {"spec": spec}, manager=MANAGER)
+
+    def get(self, kind: Kind, name: str) -> dict[str, Any] | None:
+        """Return an object; None when it does not exist."""
+        try:
+            return self.api.get(kind, self.namespace, name)
+        except ApiProblem as problem:
+            if problem.code != 404:
+                raise
+            return None
+
+    def resource(self, name: str) -> dict[str, Any]:
+        """Return a resource that exists."""
+        return self.api.get(FINETUNE, self.namespace, name)
+
+    def children(self, kind: Kind, uid: str, *, role: str = "") -> list[dict[str, Any]]:
+        """Return the objects of a kind that carry the label of a run."""
+        selector = f"{names.LABEL_UID}={uid}" + (f",{names.LABEL_ROLE}={role}" if role else "")
+        return list(self.api.list(kind, self.namespace, {"labelSelector": selector})["items"])
+
+    def wait_for_phase(self, name: str, phase: str, *, within_s: float = 40.0) -> dict[str, Any]:
+        """Return the resource once it is in a phase."""
+
+        def read() -> dict[str, Any] | None:
+            found = self.resource(name)
+            return found if found.get("status", {}).get("phase") == phase else None
+
+        return wait_for(f"{name} becomes {phase}, not {self._phase(name)}", read, within_s=within_s)
+
+    def _phase(self, name: str) -> object:
+        return (self.get(FINETUNE, name) or {}).get("status", {}).get("phase")
+
+    def wait_for_pods(self, uid: str, *, role: str, count: int, phase: str = "Running") -> list[dict[str, Any]]:
+        """Return the pods of a role once as many are in a phase."""
+
+        def read() -> list[dict[str, Any]] | None:
+            found = [pod for pod in self.children(kinds.POD, uid, role=role) if pod["status"].get("phase") == phase]
+            return found if len(found) == count else None
+
+        return wait_for(f"{count} pods of {role} are {phase}", read)
+
+    def end_pod(self, pod: dict[str, Any], *, code: int = 0, message: str = "") -> None:
+        """Let a running pod end with this code and last word."""
+        annotations = {"play.sam3ft.dev/exit-code": str(code), "play.sam3ft.dev/message": message}
+        body = {"metadata": {"annotations": annotations}}
+        self.api.patch(kinds.POD, self.namespace, pod["metadata"]["name"], body, manager=MANAGER)
+
+    def audit(self) -> list[dict[str, Any]]:
+        """Return what the API server has answered to this site's operators."""
+        user = f"system:serviceaccount:{self.namespace}:{ROLE}"
+        return [entry for entry in self.plane.audit() if entry["user"]["username"] == user]
+
+
+class OperatorProcess:
+    """One running operator."""
+
+    def __init__(self, site: Site, program: list[str], arguments: list[str], *, number: int) -> None:
+        """Start it; it is not waited for."""
+        self.port = free_port()
+        self.log = site.folder / f"operator-{number}-{uuid.uuid4().hex[:6]}.log"
+        command = [
+            *(sys.executable, *program, "--namespace", site.namespace),
+            *("--kubeconfig", str(site.kubeconfig), "--lease-namespace", site.namespace),
+            *("--operator-image", "registry.example/operator:1", "--trainer-image", "registry.example/trainer:1"),
+            *("--metrics-listen", f"127.0.0.1:{self.port}", "--verbose", *arguments),
+        ]
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, "PYTHONPATH": str(HERE)}
+            )
+
+    def wait_until_ready(self, *, within_s: float = 40.0) -> None:
+        """Wait until /readyz says so."""
+
+        def is_ready() -> bool:
+            assert self._process.poll() is None, self.log.read_text()[-5000:]
+            return self.get("/readyz")[0] == 200
+
+        wait_for("the operator is ready", is_ready, within_s=within_s)
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Return status and body of one of its pages; 0 when it does not answer."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+        except OSError:
+            return 0, ""
+        finally:
+            connection.close()
+
+    def is_leading(self) -> bool:
+        """Tell whether it says that it leads; the answer is up to 5 s old."""
+        return "sam3ft_leader 1.0" in self.get("/metrics")[1]
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
+
+    def terminate(self) -> int:
+        """Ask it to end and return its exit code."""
+        self._process.send_signal(signal.SIGTERM)
+        return self._process.wait(40)
+
+    def wait(self, *, within_s: float) -> int:
+        """Return its exit code once it has ended by itself."""
+        return self._process.wait(within_s)
+
+    def kill(self) -> None:
+        """End it at once."""
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Return its log."""
+        return [json.loads(line) for line in self.log.read_text().splitlines()]

@@ -1,0 +1,156 @@
+"""The engine on a real API server, with a core of a few lines."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from operator_site import OperatorProcess, Site, wait_for
+
+from sam3ft_operator import kinds
+from sam3ft_operator.rbac import LEASE_NAME
+
+pytestmark = pytest.mark.timeout(180)
+SMALL = (str(Path(__file__).with_name("small_operator.py")),)
+
+
+@pytest.fixture
+def operator(site: Site) -> OperatorProcess:
+    """A running operator."""
+    process = site.operator(program=SMALL)
+    process.wait_until_ready()
+    return process
+
+
+def test_a_resource_is_checked_and_trained_and_succeeds(site: Site, operator: OperatorProcess) -> None:
+    uid = site.apply("blood", workers={"nodes": 2})["metadata"]["uid"]
+    [check] = site.wait_for_pods(uid, role="preflight", count=1)
+    site.end_pod(check, message=json.dumps({"code": 0, "reason": "Succeeded"}))
+    workers = site.wait_for_pods(uid, role="worker", count=2)
+    site.wait_for_phase("blood", "Running")
+    for worker in workers:
+        site.end_pod(worker)
+    found = site.wait_for_phase("blood", "Succeeded")
+
+    assert 0 == operator.terminate()
+    assert not found["metadata"].get("finalizers")
+    assert [] == [name for name in found["metadata"].get("annotations", {}) if "kopf" in name]
+    assert [] == [entry["requestURI"] for entry in site.audit() if entry["responseStatus"]["code"] in (401, 403)]
+
+
+def test_what_a_failed_check_says_is_in_the_status_without_control_characters(
+    site: Site, operator: OperatorProcess
+) -> None:
+    uid = site.apply("blood")["metadata"]["uid"]
+    [check] = site.wait_for_pods(uid, role="preflight", count=1)
+    word = {"code": 11, "reason": "InvalidDataset", "message": "no images\x1b[2J in train"}
+    site.end_pod(check, code=11, message=json.dumps(word))
+    found = site.wait_for_phase("blood", "Failed")
+
+    assert "no images [2J in train" == found["status"]["summary"]["message"]
+
+
+def test_events_tell_each_sentence_once(site: Site, operator: OperatorProcess) -> None:
+    uid = site.apply("blood")["metadata"]["uid"]
+    query = {"fieldSelector": f"involvedObject.uid={uid}"}
+    wait_for("an event", lambda: site.api.list(kinds.EVENT, site.namespace, query)["items"])
+    site.change("blood", activeDeadlineSeconds=600)
+    wait_for("a look at the change", lambda: site.resource("blood")["status"]["observedGeneration"] == 2)
+    events = site.api.list(kinds.EVENT, site.namespace, query)["items"]
+
+    assert [("Phase", "now Checking", 1)] == [(it["reason"], it["message"], it["count"]) for it in events]
+
+
+def test_nodes_are_scaled_and_a_job_is_paused(site: Site, operator: OperatorProcess) -> None:
+    uid = site.apply("blood", workers={"nodes": 1, "maxNodes": 4}, training={"globalBatchSize": 8, "maxSteps": 9})[
+        "metadata"
+    ]["uid"]
+    [check] = site.wait_for_pods(uid, role="preflight", count=1)
+    site.end_pod(check)
+    site.wait_for_pods(uid, role="worker", count=1)
+    site.change("blood", workers={"nodes": 3})
+    site.wait_for_pods(uid, role="worker", count=3)
+    site.change("blood", suspend=True)
+    wait_for("no worker is left", lambda: not site.children(kinds.POD, uid, role="worker"))
+
+    [job] = site.children(kinds.JOB, uid, role="worker")
+    assert (3, 3, True) == tuple(job["spec"][name] for name in ("parallelism", "completions", "suspend"))
+
+
+def test_deletion_takes_all_children(site: Site, operator: OperatorProcess) -> None:
+    uid = site.apply("blood")["metadata"]["uid"]
+    [check] = site.wait_for_pods(uid, role="preflight", count=1)
+    site.end_pod(check)
+    site.wait_for_pods(uid, role="worker", count=1)
+    site.api.delete(kinds.FINETUNE, site.namespace, "blood")
+
+    def is_empty() -> bool:
+        return not any(site.children(kind, uid) for kind in kinds.CHILDREN.values())
+
+    wait_for("every child is gone", is_empty)
+    wait_for("its metrics are gone", lambda: 'job_name="blood"' not in operator.get("/metrics")[1])
+
+
+def test_a_killed_operator_is_followed_by_another_that_makes_nothing_twice(
+    site: Site, operator: OperatorProcess
+) -> None:
+    uid = site.apply("blood", workers={"nodes": 2})["metadata"]["uid"]
+    [check] = site.wait_for_pods(uid, role="preflight", count=1)
+    operator.kill()
+    site.end_pod(check)
+    second = site.operator(program=SMALL)
+    workers = site.wait_for_pods(uid, role="worker", count=2)
+    second.kill()
+    for worker in workers:
+        site.end_pod(worker)
+    site.operator(program=SMALL)
+    site.wait_for_phase("blood", "Succeeded")
+
+    made = [entry for entry in site.audit() if entry["verb"] == "create" and entry["responseStatus"]["code"] == 201]
+    jobs = [entry["objectRef"]["resource"] for entry in made].count("jobs")
+    assert 2 == jobs
+
+
+def test_a_second_replica_waits_and_takes_over_within_twenty_seconds(site: Site, operator: OperatorProcess) -> None:
+    wait_for("the first leads", operator.is_leading)
+    second = site.operator(program=SMALL)
+    second.wait_until_ready()
+    assert not second.is_leading()
+    operator.kill()
+    begun_s = time.monotonic()
+    uid = site.apply("blood")["metadata"]["uid"]
+    site.wait_for_pods(uid, role="preflight", count=1)
+
+    assert time.monotonic() - begun_s < 20
+
+
+def test_a_replica_that_ends_gives_the_lease_back(site: Site, operator: OperatorProcess) -> None:
+    second = site.operator(program=SMALL)
+    second.wait_until_ready()
+    assert 0 == operator.terminate()
+    begun_s = time.monotonic()
+    uid = site.apply("blood")["metadata"]["uid"]
+    site.wait_for_pods(uid, role="preflight", count=1)
+
+    assert time.monotonic() - begun_s < 8
+
+
+def test_a_replica_whose_lease_is_taken_ends(site: Site, operator: OperatorProcess) -> None:
+    wait_for("it leads", operator.is_leading)
+    body = {"spec": {"holderIdentity": "somebody else"}}
+    site.api.patch(kinds.LEASE, site.namespace, LEASE_NAME, body, manager="test")
+
+    assert 1 == operator.wait(within_s=15)
+
+
+def test_a_name_that_is_taken_is_told_and_tried_again(site: Site, operator: OperatorProcess) -> None:
+    config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "blood-config"}}
+    site.api.create(kinds.CONFIG_MAP, site.namespace, config, manager="test")
+    uid = site.apply("blood")["metadata"]["uid"]
+    query = {"fieldSelector": f"involvedObject.uid={uid},reason=NameTaken"}
+    [event] = wait_for("an event", lambda: site.api.list(kinds.EVENT, site.namespace, query)["items"])
+    site.api.delete(kinds.CONFIG_MAP, site.namespace, "blood-config")
+    site.wait_for_pods(uid, role="preflight", count=1)
+
+    assert "Warning" == event["type"]
+    assert "blood-config exists" in event["message"]
