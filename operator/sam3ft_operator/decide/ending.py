@@ -22,10 +22,8 @@ def retry_course(look: Look) -> Course | None:
     is_ready = look.holds(ConditionType.DATASET_READY)
     stale = () if is_ready or checks is None else (Delete("Job", checks.name, checks.uid),)
     changes = {"retried": look.spec.retry, "budget": BudgetStatus(), "restarts": 0}
-    return Course(
-        Phase.PENDING, "Retrying", message, changes=changes, actions=stale, notes=(Note("Normal", "Retrying", message),),
-        requeue_s=0.0,
-    )  # fmt: skip
+    note = Note("Normal", "Retrying", message)
+    return Course(Phase.PENDING, "Retrying", message, changes=changes, actions=stale, notes=(note,), requeue_s=0.0)
 
 
 def deadline_course(look: Look) -> Course | None:

@@ -104,9 +104,7 @@ def verdict_of_group(code: int, message: str, *, node: str, rank: int | None, st
 
 def _judge(pod: PodView, code: int) -> tuple[Weight, str]:
     rule = rule_for(code)
-    if rule.is_verdict:
-        return Weight.VERDICT, rule.reason
-    if pod.termination is not None and code in BUDGET_SPENT_INSIDE:
+    if rule.is_verdict or (pod.termination is not None and code in BUDGET_SPENT_INSIDE):
         return Weight.VERDICT, rule.reason
     if pod.reason == "OOMKilled":
         # The container's reason, because a killed child leaves its parent to end with 1.

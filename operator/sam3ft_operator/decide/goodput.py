@@ -32,6 +32,8 @@ def goodput(
         now_s: seconds since the epoch.
     """
     before = status.goodput or GoodputStatus(since=moment(now_s))
+    if status.phase is not None and status.phase.is_final and after is status.phase:
+        return before
     if before.since is None or status.phase is None:
         return before.model_copy(update={"since": moment(now_s)})
     passed_s = max(0.0, int(now_s) - before.since.timestamp())

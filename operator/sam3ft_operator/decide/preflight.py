@@ -27,20 +27,23 @@ def check_course(look: Look) -> Course | None:
             actions=(Ensure(Part.PREFLIGHT),),
             notes=(note,) if look.status.phase is not Phase.CHECKING else (),
         )
+    return _of_job(look, job)
+
+
+def _of_job(look: Look, job: JobView) -> Course:
     if job.is_deleted:
         return Course(Phase.CHECKING, "Checking", "The check of the data set is made anew.")
     pods = look.children.of_role(names.ROLE_PREFLIGHT)
     if job.is_complete or any(pod.phase == "Succeeded" for pod in pods):
-        return _passed(job, pods)
+        return _passed(pods)
     end = _verdict(job, pods)
     if end is not None:
         return refused(end)
     if job.failure_reason:
         return _again(look, job, pods)
     trouble = start_trouble(look, (job,), pods)
-    if trouble is not None:
-        return trouble.course(Phase.CHECKING)
-    return Course(Phase.CHECKING, "Checking", "The data set is checked.", requeue_s=30.0)
+    waiting = Course(Phase.CHECKING, "Checking", "The data set is checked.", requeue_s=30.0)
+    return waiting if trouble is None else trouble.course(Phase.CHECKING)
 
 
 def refused(end: PodEnd) -> Course:
@@ -54,7 +57,7 @@ def refused(end: PodEnd) -> Course:
     )
 
 
-def _passed(job: JobView, pods: tuple[PodView, ...]) -> Course:
+def _passed(pods: tuple[PodView, ...]) -> Course:
     word = next((pod.termination for pod in pods if pod.phase == "Succeeded" and pod.termination is not None), None)
     dataset = word.dataset if word is not None and word.dataset is not None else DatasetStatus()
     message = (

@@ -1,4 +1,4 @@
-"""The backstop against a run that says it trains and does not: launchers see hangs first, this sees what they cannot."""
+"""The backstop against a run that says it trains and does not, for what launchers cannot see themselves."""
 
 from sam3ft_operator.decide.look import Look
 

@@ -8,6 +8,7 @@ from sam3ft_operator.decide.look import Look
 from sam3ft_operator.decision import Action, Admit, Note, Pause
 
 SUSPENDED = "Suspended"
+GIVEN_BACK = "The nodes are given back; set spec.suspend: false to go on."
 LOOK_AGAIN_S = 15.0
 
 
@@ -17,7 +18,7 @@ def suspend_course(look: Look) -> Course | None:
         return None
     if look.attempt is None:
         leftovers = remove_workers(look)
-        return Course(Phase.SUSPENDED, SUSPENDED, "Suspended; set spec.suspend: false to go on.", actions=leftovers)
+        return Course(Phase.SUSPENDED, SUSPENDED, GIVEN_BACK, actions=leftovers)
     course = attempt_course(look)
     if course.phase.is_final:
         return course  # it ended, well or not, before the wish reached it
@@ -29,20 +30,11 @@ def suspend_course(look: Look) -> Course | None:
         )
     if look.job is not None and not look.job.is_suspended and not look.job.has_ended:
         # No pod is there yet, and the Job controller could make one at any moment.
-        return Course(
-            Phase.CHECKPOINTING, "Suspending", "The Job is paused.", changes=ends, actions=stop_actions(look),
-            requeue_s=LOOK_AGAIN_S,
-        )  # fmt: skip
-    note = Note("Normal", SUSPENDED, "the nodes are given back; set spec.suspend: false to go on")
+        stops = stop_actions(look)
+        return Course(Phase.CHECKPOINTING, "Suspending", "The Job is paused.", ends, actions=stops, requeue_s=5.0)
     changes = ledger.closed(look, ends, reason=SUSPENDED)
-    return Course(
-        Phase.SUSPENDED,
-        SUSPENDED,
-        "Suspended; set spec.suspend: false to go on.",
-        changes=changes,
-        notes=(note,),
-        requeue_s=0.0,
-    )
+    note = Note("Normal", SUSPENDED, GIVEN_BACK)
+    return Course(Phase.SUSPENDED, SUSPENDED, GIVEN_BACK, changes, notes=(note,), requeue_s=0.0)
 
 
 def stop_actions(look: Look) -> tuple[Action, ...]:
