@@ -3,9 +3,16 @@
 import os
 import signal
 
+import pytest
+
 from sam3ft_api.worker import ENV_CACHE_DIR
 
 pytest_plugins = ["component_fixtures", "cluster_fixtures"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the golden files be written anew: look at what has changed before it is committed."""
+    parser.addoption("--write-golden", action="store_true", help="write tests/golden/kubernetes anew")
 
 
 def pytest_configure() -> None:

@@ -34,10 +34,10 @@ def _lines(value: Any) -> Iterator[str]:
 def _entry(head: str, value: Any) -> Iterator[str]:
     if isinstance(value, dict | list | tuple) and value:
         yield head
-        yield from (f"  {line}" for line in _lines(value))
+        yield from (_inside(line) for line in _lines(value))
     elif isinstance(value, str) and value.count("\n") > 1 and _LINES.fullmatch(value) and not value.endswith("\n\n"):
         yield f"{head} |"
-        yield from (f"  {line}" if line else "" for line in value.split("\n")[:-1])
+        yield from (_inside(line) for line in value.split("\n")[:-1])
     else:
         yield f"{head} {_scalar(value)}"
 
@@ -46,9 +46,13 @@ def _item(value: Any) -> Iterator[str]:
     if isinstance(value, dict | list | tuple) and value:
         lines = _lines(value)
         yield f"- {next(lines)}"
-        yield from (f"  {line}" for line in lines)
+        yield from (_inside(line) for line in lines)
     else:
         yield f"- {_scalar(value)}"
+
+
+def _inside(line: str) -> str:
+    return f"  {line}" if line else ""
 
 
 def _scalar(value: Any) -> str:

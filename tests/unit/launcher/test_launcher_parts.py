@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from sam3ft_api.errors import InvalidConfig
+from sam3ft_api.status import DatasetStatus
 from sam3ft_api.termination import Termination
 from sam3ft_api.worker import Flag, FlagKind, WorkerResult
 from sam3ft_trainer.run.launcher.budget import Budget, History
@@ -187,11 +188,13 @@ def test_a_termination_message_keeps_code_and_rank_however_long_the_rest_is():
         traceback="ü" * 16_384,
         metrics={f"bbox_AP/{index}": 0.1 for index in range(512)},
         node="n" * 253,
+        dataset=DatasetStatus(images=2**53 - 1, annotations=2**53 - 1, categories=7, problems=9, digest="d" * 64),
     )
     text = word.to_json()
     read = Termination.model_validate_json(text)
 
     assert len(text.encode()) <= 4096
+    assert word.dataset == read.dataset
     assert (read.code, read.rank) == (1, 3)
     assert read.message.startswith("é" * 100)
 
