@@ -1,0 +1,207 @@
+"""The operator itself, as it is shipped, on a real API server: whole lives of runs."""
+
+import json
+import time
+from typing import Any
+
+import pytest
+from control_plane import kubectl
+from coordinator_site import FakeCoordinator, progress, says
+from operator_site import OperatorProcess, Site, wait_for
+
+from sam3ft_api import names
+from sam3ft_operator import kinds
+
+pytestmark = pytest.mark.timeout(240)
+CHECKED = json.dumps({"code": 0, "reason": "Succeeded"})
+DONE = json.dumps({"code": 0, "reason": "Succeeded", "step": 10, "checkpoint_step": 10})
+TWO_NODES = {"nodes": 2, "maxNodes": 2, "gpusPerNode": 1}
+
+
+@pytest.fixture
+def operator(site: Site) -> OperatorProcess:
+    """A running operator."""
+    process = site.operator()
+    process.wait_until_ready()
+    return process
+
+
+def begin(site: Site, name: str = "blood", **spec: Any) -> tuple[str, list[dict[str, Any]]]:
+    """Apply a resource of two nodes, let its check pass, and return its uid and the workers that run."""
+    uid = site.apply(name, workers=TWO_NODES, **spec)["metadata"]["uid"]
+    [check] = site.wait_for_pods(uid, role="preflight", count=1)
+    site.end_pod(check, message=CHECKED)
+    return uid, site.wait_for_pods(uid, role="worker", count=2)
+
+
+def conditions(found: dict[str, Any]) -> dict[str, str]:
+    """Return the status of each condition."""
+    return {condition["type"]: condition["status"] for condition in found["status"]["conditions"]}
+
+
+def created(site: Site, resource: str) -> list[str]:
+    """Return the names of the objects of a kind that operators have created."""
+    return [
+        entry["objectRef"].get("name", "")
+        for entry in site.audit()
+        if entry["verb"] == "create"
+        and entry["responseStatus"]["code"] == 201
+        and entry["objectRef"]["resource"] == resource
+    ]
+
+
+def test_a_run_lives_from_the_check_to_success(site: Site, operator: OperatorProcess) -> None:
+    uid, workers = begin(site)
+    [coordinator] = site.wait_for_pods(uid, role="coordinator", count=1)
+    with FakeCoordinator(says(progress())) as fake:
+        fake.stands_for(site, coordinator)
+        running = site.wait_for_phase("blood", "Running")
+        columns = kubectl(site.plane, "-n", site.namespace, "get", "sft", "blood").splitlines()[1].split()
+        metrics = operator.get("/metrics")[1]
+    for worker in workers:
+        site.end_pod(worker, message=DONE)
+    found = site.wait_for_phase("blood", "Succeeded")
+
+    assert ["blood", "Running", "1200/4000", "1h20m"] == columns[:4]
+    assert "2/2" in columns
+    assert "True" == conditions(running)["Running"]
+    assert {"Complete": "True", "Failed": "False", "Ready": "True", "Stalled": "False"} == {
+        name: conditions(found)[name] for name in ("Complete", "Failed", "Ready", "Stalled")
+    }
+    assert "sam3ft_job_info" in metrics
+    assert 0 == operator.terminate()
+
+
+def test_nothing_of_kopf_is_left_and_no_rule_is_missing(site: Site, operator: OperatorProcess) -> None:
+    uid, workers = begin(site)
+    for worker in workers:
+        site.end_pod(worker, message=DONE)
+    found = site.wait_for_phase("blood", "Succeeded")
+    children = [child for kind in kinds.CHILDREN.values() for child in site.children(kind, uid)]
+    refused = [
+        (entry["verb"], entry["requestURI"], entry["responseStatus"]["code"])
+        for entry in site.audit()
+        if entry["responseStatus"]["code"] in (401, 403)
+    ]
+
+    assert [] == refused
+    assert len(children) >= 8
+    for thing in (found, *children):
+        metadata = thing["metadata"]
+        assert not [name for name in metadata.get("annotations") or {} if "kopf" in name], metadata
+        assert not [name for name in metadata.get("finalizers") or [] if "sam3ft" in name or "kopf" in name], metadata
+    assert {"sam3ft-status"} == {
+        entry["manager"] for entry in found["metadata"]["managedFields"] if entry.get("subresource") == "status"
+    }
+
+
+def test_a_verdict_ends_the_run_with_its_words(site: Site, operator: OperatorProcess) -> None:
+    uid, workers = begin(site)
+    words = "s3://runs/blood belongs to run other of namespace lab"
+    word = {"code": 14, "reason": "CheckpointIncompatible", "message": words, "rank": 1, "node": "node-0"}
+    site.end_pod(workers[0], code=14, message=json.dumps(word))
+    found = site.wait_for_phase("blood", "Failed")
+
+    assert words in found["status"]["summary"]["message"]
+    assert "True" == conditions(found)["Failed"]
+    [attempt] = found["status"]["attempts"]
+    assert ("CheckpointIncompatible", 14) == (attempt["reason"], attempt["exitCode"])
+    assert 1 == len([name for name in created(site, "jobs") if name == names.worker_job_name("blood", 1)])
+    wait_for(
+        "no worker runs",
+        lambda: not [it for it in site.children(kinds.POD, uid, role="worker") if it["status"]["phase"] == "Running"],
+    )
+
+
+def test_a_failed_check_takes_no_worker(site: Site, operator: OperatorProcess) -> None:
+    uid = site.apply("blood")["metadata"]["uid"]
+    [check] = site.wait_for_pods(uid, role="preflight", count=1)
+    word = {"code": 11, "reason": "InvalidDataset", "message": "train has no images"}
+    site.end_pod(check, code=11, message=json.dumps(word))
+    found = site.wait_for_phase("blood", "Failed")
+
+    assert "train has no images" in found["status"]["summary"]["message"]
+    assert "False" == conditions(found)["DatasetReady"]
+    assert [] == site.children(kinds.JOB, uid, role="worker")
+
+
+def test_operators_that_are_killed_leave_a_run_that_ends_alike_with_no_child_twice(
+    site: Site, operator: OperatorProcess
+) -> None:
+    uid = site.apply("blood", workers=TWO_NODES)["metadata"]["uid"]
+    [check] = site.wait_for_pods(uid, role="preflight", count=1)
+    operator.kill()
+    site.end_pod(check, message=CHECKED)
+    second = site.operator()
+    workers = site.wait_for_pods(uid, role="worker", count=2)
+    second.kill()
+    for worker in workers:
+        site.end_pod(worker, message=DONE)
+    site.operator()
+    found = site.wait_for_phase("blood", "Succeeded")
+
+    assert [1] == [attempt["n"] for attempt in found["status"]["attempts"]]
+    for resource in ("jobs", "pods", "services", "configmaps", "networkpolicies", "secrets"):
+        assert sorted(set(created(site, resource))) == sorted(created(site, resource))
+    assert sorted([names.preflight_name("blood"), names.worker_job_name("blood", 1)]) == sorted(created(site, "jobs"))
+
+
+def test_deletion_in_the_middle_takes_everything(site: Site, operator: OperatorProcess) -> None:
+    uid, _ = begin(site)
+    site.api.delete(kinds.FINETUNE, site.namespace, "blood")
+    wait_for("every child is gone", lambda: not any(site.children(kind, uid) for kind in kinds.CHILDREN.values()))
+    made = len(created(site, "jobs"))
+    time.sleep(1.0)
+
+    assert made == len(created(site, "jobs"))
+    assert 200 == operator.get("/healthz")[0]
+
+
+def test_a_hostile_coordinator_harms_neither_its_run_nor_another(site: Site, operator: OperatorProcess) -> None:
+    uid, workers = begin(site)
+    [coordinator] = site.wait_for_pods(uid, role="coordinator", count=1)
+
+    def endless(handler: Any) -> None:
+        handler.send_response(200)
+        handler.end_headers()
+        for _ in range(1000):
+            handler.wfile.write(b"[" * 65536)
+
+    with FakeCoordinator(endless) as fake:
+        fake.stands_for(site, coordinator)
+        wait_for("it is asked", lambda: fake.asked)
+        begun_s = time.monotonic()
+        other = site.apply("other")["metadata"]["uid"]
+        site.wait_for_pods(other, role="preflight", count=1)
+        took_s = time.monotonic() - begun_s
+    for worker in workers:
+        site.end_pod(worker, message=DONE)
+    site.wait_for_phase("blood", "Succeeded")
+
+    assert took_s < 5
+    assert [] == [line["error"] for line in operator.lines() if "error" in line]
+
+
+def test_an_api_server_that_stands_still_for_a_while_is_waited_for(site: Site, operator: OperatorProcess) -> None:
+    uid = site.apply("blood", workers=TWO_NODES)["metadata"]["uid"]
+    [check] = site.wait_for_pods(uid, role="preflight", count=1)
+    server = site.plane.program("kube-apiserver")
+    server.pause()
+    time.sleep(4.0)
+    server.go_on()
+    site.end_pod(check, message=CHECKED)
+    site.wait_for_pods(uid, role="worker", count=2)
+
+    assert 200 == operator.get("/healthz")[0]
+
+
+def test_a_spec_that_no_cluster_can_run_is_refused_with_the_reason(site: Site, operator: OperatorProcess) -> None:
+    site.apply("blood", training={"config": {"optim": {"no_such_setting": 1}}})
+    found = wait_for(
+        "a condition that says why", lambda: (it := site.resource("blood")) and it.get("status", {}).get("phase") and it
+    )
+    query = {"fieldSelector": "involvedObject.name=blood,type=Warning"}
+    [event] = wait_for("a warning", lambda: site.api.list(kinds.EVENT, site.namespace, query)["items"])
+
+    assert "no_such_setting" in event["message"]
+    assert found
