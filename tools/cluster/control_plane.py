@@ -15,7 +15,8 @@ import ssl
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -31,12 +32,27 @@ START_S = 60.0
 ADMIN, CONTROLLERS, SCHEDULER = "admin", "system:kube-controller-manager", "system:kube-scheduler"
 ISSUER = "https://kubernetes.default.svc"
 LONGEST_TOKEN_S = 24 * 3600
+PLAYED = "play.sam3ft.dev/node"
+"""Label of the nodes that kwok plays; without it a node falls silent, as one does whose power is gone."""
 AUDIT_POLICY = {
     "apiVersion": "audit.k8s.io/v1",
     "kind": "Policy",
     "omitStages": ["RequestReceived"],
     "rules": [{"level": "Metadata"}],
 }
+
+
+@dataclass(frozen=True)
+class Call:
+    """One answered request, from the audit log; `subresource`, `namespace` and `name` are empty where it has none."""
+
+    user: str
+    verb: str
+    resource: str
+    subresource: str
+    namespace: str
+    name: str
+    code: int
 
 
 class ControlPlane:
@@ -104,11 +120,19 @@ class ControlPlane:
         self._write_files()
         self._run("etcd", self._etcd_arguments(), "etcd", "server")
         self._run("kube-apiserver", self._apiserver_arguments(), "kubernetes", "kube-apiserver")
-        self._wait(lambda: self.get("/readyz") == "ok", "kube-apiserver")
+        self.wait_until_ready()
         self._run("kube-controller-manager", self._controller_arguments(), "kubernetes", "kube-controller-manager")
         scheduler = ["--kubeconfig", str(self._kubeconfig(SCHEDULER)), "--leader-elect=false", "--secure-port=0"]
         self._run("kube-scheduler", scheduler, "kubernetes", "kube-scheduler")
         self._wait(self._has_default_service_account, "kube-controller-manager")
+
+    def wait_until_ready(self) -> None:
+        """Wait until the API server answers, also after a part was stopped or paused and goes on.
+
+        Raises:
+            RuntimeError: it does not within 60 s; the message holds the end of its log.
+        """
+        self._wait(lambda: self.get("/readyz") == "ok", "kube-apiserver")
 
     def stop(self) -> None:
         """End every part, the newest first."""
@@ -124,10 +148,36 @@ class ControlPlane:
         for number in range(nodes):
             self.post("/api/v1/nodes", _node(f"node-{number}"))
         arguments = ["--kubeconfig", str(self.admin_kubeconfig), "--config", str(HERE / "stages.yaml")]
-        arguments += ["--manage-nodes-with-annotation-selector", "kwok.x-k8s.io/node=fake", "--node-ip", HOST]
-        arguments += ["--node-lease-duration-seconds", "40", "--server-address", f"{HOST}:{free_port()}"]
+        arguments += ["--manage-nodes-with-label-selector", PLAYED, "--node-ip", HOST]
+        # It renews four times in a duration, and the controllers wait 10 s: five renewals must fail, not one.
+        arguments += ["--node-lease-duration-seconds", "8", "--server-address", f"{HOST}:{free_port()}"]
         self._run("kwok", arguments, "kwok", "kwok")
         self._wait(lambda: self._num_ready_nodes() >= nodes, "kwok")
+
+    def add_node(self, name: str) -> None:
+        """Let kwok play one more node, for a test that loses it; only pods that name it come there.
+
+        A pod names it by `nodeSelector: {kubernetes.io/hostname: NAME}` and tolerates the taint of the same key.
+        """
+        node = _node(name)
+        node["spec"] = {"taints": [{"key": "kubernetes.io/hostname", "value": name, "effect": "NoSchedule"}]}
+        self.post("/api/v1/nodes", node)
+        self._wait(lambda: self.is_ready(name), "kwok")
+
+    def is_ready(self, node: str) -> bool:
+        """Tell whether the cluster takes a node for ready."""
+        return _is_ready(json.loads(self.get(f"/api/v1/nodes/{node}")))
+
+    def lose_node(self, name: str) -> None:
+        """Let a node fall silent: its lease is no longer renewed, and its pods neither run on, end, nor go.
+
+        The controllers call it NotReady about ten seconds later and evict what does not tolerate that.
+        """
+        kubectl(self, "label", "node", name, f"{PLAYED}-")
+
+    def return_node(self, name: str) -> None:
+        """Undo `lose_node`: the node is heard again, and pods deleted meanwhile go."""
+        kubectl(self, "label", "node", name, f"{PLAYED}=yes")
 
     def kubeconfig_of(self, namespace: str, service_account: str) -> Path:
         """Return a kubeconfig with a fresh token of a service account that exists."""
@@ -155,6 +205,26 @@ class ControlPlane:
                 if line.endswith("}"):
                     yield json.loads(line)
 
+    def calls(self, *, user: str = "") -> Iterator[Call]:
+        """Yield the answered requests in the order of the audit log.
+
+        Args:
+            user: only this one's, as `system:serviceaccount:NAMESPACE:NAME`; empty for everybody's.
+        """
+        for entry in self.audit():
+            about = entry.get("objectRef", {})
+            call = Call(
+                user=entry["user"]["username"],
+                verb=entry["verb"],
+                resource=about.get("resource", ""),
+                subresource=about.get("subresource", ""),
+                namespace=about.get("namespace", ""),
+                name=about.get("name", ""),
+                code=entry.get("responseStatus", {}).get("code", 0),
+            )
+            if user in {"", call.user}:
+                yield call
+
     def _request(self, path: str, document: dict[str, Any] | None) -> str:
         request = urllib.request.Request(  # noqa: S310 - an https URL of our own
             self.url + path,
@@ -171,7 +241,7 @@ class ControlPlane:
         )
         self._programs[name].start()
 
-    def _wait(self, condition: Any, name: str) -> None:
+    def _wait(self, condition: Callable[[], bool], name: str) -> None:
         give_up_at = time.monotonic() + START_S
         while time.monotonic() < give_up_at:
             for program in self._programs.values():
@@ -188,9 +258,7 @@ class ControlPlane:
         return '"name":"default"' in self.get("/api/v1/namespaces/default/serviceaccounts").replace(" ", "")
 
     def _num_ready_nodes(self) -> int:
-        nodes = json.loads(self.get("/api/v1/nodes"))["items"]
-        conditions = [condition for node in nodes for condition in node["status"].get("conditions", [])]
-        return sum(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
+        return sum(_is_ready(node) for node in json.loads(self.get("/api/v1/nodes"))["items"])
 
     def _write_files(self) -> None:
         (self.folder / "certs").mkdir(exist_ok=True)
@@ -255,6 +323,7 @@ class ControlPlane:
             "--authorization-mode=RBAC,Node",
             "--service-cluster-ip-range=10.96.0.0/16",
             f"--audit-log-path={self.audit_log}",
+            "--audit-log-maxsize=4000",  # MB; 100 by default, and what is rotated away is lost to `audit`
             f"--audit-policy-file={self.folder / 'audit-policy.json'}",
             "--enable-priority-and-fairness=true",
             "--endpoint-reconciler-type=none",
@@ -289,6 +358,11 @@ def kubectl(plane: ControlPlane, *arguments: str, stdin: str = "") -> str:
     return subprocess.run(command, input=stdin, capture_output=True, text=True, check=True, timeout=120).stdout
 
 
+def _is_ready(node: dict[str, Any]) -> bool:
+    conditions = node["status"].get("conditions", [])
+    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
+
+
 def _node(name: str) -> dict[str, Any]:
     size = {"cpu": "64", "memory": "512Gi", "pods": "1000", "ephemeral-storage": "1Ti", "nvidia.com/gpu": "8"}
     return {
@@ -296,8 +370,7 @@ def _node(name: str) -> dict[str, Any]:
         "kind": "Node",
         "metadata": {
             "name": name,
-            "labels": {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux", "type": "kwok"},
-            "annotations": {"kwok.x-k8s.io/node": "fake"},
+            "labels": {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux", PLAYED: "yes"},
         },
         "status": {"allocatable": size, "capacity": size},
     }
