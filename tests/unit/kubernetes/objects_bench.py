@@ -178,7 +178,7 @@ _SCALARS: dict[str, Any] = {"str": str, "int": int, "bool": bool, "datetime": st
 
 
 def _problems(value: Any, kind: str, path: str) -> Iterator[str]:
-    items = re.fullmatch(r"[Ll]ist\[(.+)\]", kind)
+    items = re.fullmatch(r"(?:list|List)\[(.+)\]", kind)
     entries = re.fullmatch(r"[Dd]ict[(\[]str, (.+)[)\]]", kind)
     if kind in _SCALARS:
         if not isinstance(value, _SCALARS[kind]) or (isinstance(value, bool) and kind != "bool"):

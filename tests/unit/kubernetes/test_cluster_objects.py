@@ -62,14 +62,14 @@ def test_the_published_models_know_every_key_and_type(submission: KubernetesSubm
 
 def test_the_check_of_structure_finds_unknown_keys_and_wrong_types():
     job = copy.deepcopy(of_kind(SUBMISSIONS["small"], "Job", "worker"))
-    job["spec"]["paralellism"] = 1
+    job["spec"]["parallelismm"] = 1
     job["spec"]["completions"] = "2"
     job["spec"]["template"]["spec"]["tolerations"][0]["tolerationSeconds"] = True
 
     assert [
         "Job.spec.completions: '2' is no int",
         "Job.spec.template.spec.tolerations[0].tolerationSeconds: True is no int",
-        "Job.spec.paralellism: unknown",
+        "Job.spec.parallelismm: unknown",
     ] == structure_problems(job)
 
 
