@@ -158,7 +158,7 @@ class Metrics:
         self._lock = threading.Lock()
         self._kept: tuple[float, bytes] = (float("-inf"), b"")
 
-    def looked(self, seconds: float, failed: bool) -> None:  # noqa: FBT001 - as the workers tell it
+    def looked(self, seconds: float, *, failed: bool) -> None:
         """Count one look."""
         self._looks.observe(seconds)
         if failed:

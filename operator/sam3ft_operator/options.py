@@ -65,8 +65,8 @@ def parse(arguments: Sequence[str] | None = None, *, environ: Mapping[str, str] 
     """
     own_namespace = environ.get(ENV_POD_NAMESPACE) or DEFAULT_NAMESPACE
     given = _parser(own_namespace).parse_args(arguments)
-    host, _, port = given.metrics_listen.rpartition(":")
-    if not port.isdecimal() or int(port) > 65535:
+    host, colon, port = given.metrics_listen.rpartition(":")
+    if not colon or not port.isdecimal() or int(port) > 65535:
         raise InvalidConfig(f"--metrics-listen {shown(given.metrics_listen)}: expected HOST:PORT, as 0.0.0.0:8080")
     return Options(
         namespace="" if given.all_namespaces else given.namespace,

@@ -147,6 +147,8 @@ class ProgressReader(threading.Thread):
         None is returned where nothing is known that is newer than `STALE_AFTER_S`.
         """
         with self._lock:
+            if self._loop.is_closed():
+                return None
             known = self._followed.get(uid)
             if known is not None and known.target != target:
                 self._followed.pop(uid)
@@ -162,6 +164,12 @@ class ProgressReader(threading.Thread):
         """Serve the loop until `stop`."""
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
+        tasks = asyncio.all_tasks(self._loop)
+        for task in tasks:
+            task.cancel()
+        self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        with self._lock:
+            self._loop.close()
 
     def stop(self) -> None:
         """End the loop; answers that are under way are dropped."""

@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from sam3ft_operator.clients import ApiProblem
 from sam3ft_operator.queue import WorkQueue
@@ -15,6 +16,14 @@ STUCK_AFTER_S = 180.0
 """A look that takes longer does not end any more: its requests are bounded, and it makes a few dozen at most."""
 
 
+class Observed(Protocol):
+    """Told of every look."""
+
+    def __call__(self, seconds: float, *, failed: bool) -> None:
+        """Take the seconds of a look, and whether it failed."""
+        ...
+
+
 class Workers:
     """A fixed number of threads on one queue."""
 
@@ -24,7 +33,7 @@ class Workers:
         reconcile: Callable[[str], Outcome],
         *,
         count: int,
-        observed: Callable[[float, bool], None] | None = None,
+        observed: Observed,
     ) -> None:
         """Prepare; `start` begins.
 
@@ -34,8 +43,7 @@ class Workers:
             count: threads.
             observed: told the seconds of each look and whether it failed.
         """
-        self._queue, self._reconcile = queue, reconcile
-        self._observed = observed or (lambda _seconds, _failed: None)
+        self._queue, self._reconcile, self._observed = queue, reconcile, observed
         self._threads = [threading.Thread(target=self._work, name=f"worker-{n}", daemon=True) for n in range(count)]
 
     @property
@@ -61,7 +69,7 @@ class Workers:
         while (key := self._queue.take()) is not None:
             begun_s = time.monotonic()
             outcome = self._look(key)
-            self._observed(time.monotonic() - begun_s, outcome.failed)
+            self._observed(time.monotonic() - begun_s, failed=outcome.failed)
             self._queue.done(key, failed=outcome.failed, again_s=outcome.again_s)
             if outcome.again_s is None and not outcome.failed:
                 self._queue.forget(key)
