@@ -12,7 +12,7 @@ INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 ARGS ?=
 
-.PHONY: help install components lock demo test test-unit test-soak soak lint format types imports docstrings spelling package \
+.PHONY: help install components cluster-tools lock demo test test-unit test-soak soak lint format types imports docstrings spelling package \
 	bench-fullsize bench-loop bench-gpu bench-loss bench-upload bench-restore bench-stream clean
 
 help: ## list the targets
@@ -27,6 +27,9 @@ $(INSTALLED): requirements/dev.lock pyproject.toml tools/install.sh
 components: install ## build the servers that the tests talk to, once (~/.cache/sam3ft), and install what they need
 	@$(BIN)/python tools/components/components.py build
 	@tools/components/system.sh || echo "components: tests that need them will fail, and say so" >&2
+
+cluster-tools: install ## of those, only what makes a Kubernetes control plane (tools/cluster/cluster up|down|status)
+	@$(BIN)/python tools/components/components.py build etcd kubernetes kwok
 
 lock: ## write requirements/*.lock from pyproject.toml (ARGS=--upgrade for the newest versions)
 	@tools/lock.sh $(ARGS)
@@ -48,7 +51,7 @@ test-soak: soak ## the same as soak
 lint: install ## ruff: rules and format; shell syntax
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@for script in .ci/run tools/*.sh tools/components/*.sh; do bash -n "$$script"; done
+	@for script in .ci/run tools/*.sh tools/components/*.sh tools/cluster/cluster; do bash -n "$$script"; done
 
 format: install ## let ruff mend what it can
 	@$(BIN)/ruff check --fix-only --quiet .

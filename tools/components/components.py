@@ -4,7 +4,8 @@
     python tools/components/components.py list                where each one is
 
 A component is a folder beside this file: `go.mod` and `go.sum` (a Go program; one that has to be told its version has
-`ldflags`), or `package.json` and `package-lock.json` (a Node program). Its place in the cache is named after the hash
+`ldflags`, one that needs files of its module `share`: lines of module and folder, kept as `share/FOLDER`), or
+`package.json` and `package-lock.json` (a Node program). Its place in the cache is named after the hash
 of these files, so that a fresh clone on the same machine finds it built and a changed lock file makes another one. A
 build that is interrupted leaves nothing that looks finished: it happens in a folder of its own, which is renamed at
 the end.
@@ -27,7 +28,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 LOCK_FILES = ("go.mod", "go.sum", "package.json", "package-lock.json")
-LDFLAGS = "ldflags"
+LDFLAGS, SHARE = "ldflags", "share"
 GO_REQUIREMENT = HERE / "go.lock"
 BUILD_COMMAND = "make components"
 NAMES = tuple(sorted(path.name for path in HERE.iterdir() if any((path / lock).exists() for lock in LOCK_FILES)))
@@ -58,8 +59,9 @@ def home(name: str) -> Path:
     for lock in LOCK_FILES:
         path = HERE / name / lock
         digest.update(path.read_bytes() if path.exists() else b"-")
-    if (flags := HERE / name / LDFLAGS).exists():
-        digest.update(flags.read_bytes())
+    for extra in (LDFLAGS, SHARE):
+        if (path := HERE / name / extra).exists():
+            digest.update(path.read_bytes())
     return cache_root() / f"{name}-{digest.hexdigest()[:16]}"
 
 
@@ -76,6 +78,18 @@ def binary(name: str, program: str | None = None) -> Path:
     path = home(name) / "bin" / (program or name)
     if not path.exists():
         raise ComponentMissing(f"the test component {program or name} is not built; run {BUILD_COMMAND}")
+    return path
+
+
+def share(name: str, folder: str) -> Path:
+    """Return a folder of files that a component's module brings.
+
+    Raises:
+        ComponentMissing: it is not built.
+    """
+    path = home(name) / SHARE / folder
+    if not path.exists():
+        raise ComponentMissing(f"the test component {name} is not built; run {BUILD_COMMAND}")
     return path
 
 
@@ -118,6 +132,20 @@ def _build_go(source: Path, staging: Path) -> None:
     told = (source / LDFLAGS).read_text() if (source / LDFLAGS).exists() else ""
     ldflags = " ".join(["-s", "-w", *told.split()])
     subprocess.run([go, "install", "-ldflags", ldflags, "tool"], cwd=source, env=environment, check=True)
+    shared = (source / SHARE).read_text().splitlines() if (source / SHARE).exists() else []
+    for module, folder in (line.split() for line in shared):
+        find = [go, "list", "-m", "-f", "{{.Dir}}", module]
+        found = subprocess.run(find, cwd=source, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
+        # The module cache is read-only, folders too: modes are not copied, or nobody could clean up.
+        _copy_tree(Path(found.strip()) / folder, staging / SHARE / folder)
+
+
+def _copy_tree(source: Path, target: Path) -> None:
+    for path in sorted(source.rglob("*")):
+        if path.is_file():
+            copy = target / path.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(path.read_bytes())
 
 
 def _go(needed: tuple[int, int]) -> str:
