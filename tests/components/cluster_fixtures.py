@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 from control_plane import ControlPlane, kubectl
+from definitions import apply_crds
 from kubernetes import client, config
 from tools_here import need_tool
 
 from components import ComponentMissing
 
 NODES = 4
-CRDS = Path(__file__).parents[2] / "crds"
 
 
 @pytest.fixture(scope="session")
@@ -56,10 +56,3 @@ def client_of(kubeconfig: Path) -> client.ApiClient:
     """Return a client for a kubeconfig."""
     api_client: Any = config.new_client_from_config(config_file=str(kubeconfig))
     return api_client
-
-
-def apply_crds(plane: ControlPlane) -> None:
-    """Apply every CRD of the project and wait until the API server serves it."""
-    for path in sorted(CRDS.glob("*.yaml")):
-        kubectl(plane, "apply", "--server-side", "-f", str(path))
-    kubectl(plane, "wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")

@@ -352,10 +352,14 @@ def kubectl(plane: ControlPlane, *arguments: str, stdin: str = "") -> str:
     """Return what kubectl prints as the administrator.
 
     Raises:
-        subprocess.CalledProcessError: it ended with another status than 0; `stderr` says why.
+        subprocess.CalledProcessError: it ended with another status than 0; `stderr` says why, and so does a note.
     """
     command = [str(find_program("kubernetes", "kubectl")), "--kubeconfig", str(plane.admin_kubeconfig), *arguments]
-    return subprocess.run(command, input=stdin, capture_output=True, text=True, check=True, timeout=120).stdout
+    try:
+        return subprocess.run(command, input=stdin, capture_output=True, text=True, check=True, timeout=120).stdout
+    except subprocess.CalledProcessError as error:
+        error.add_note(error.stderr)
+        raise
 
 
 def _is_ready(node: dict[str, Any]) -> bool:

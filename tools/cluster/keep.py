@@ -17,11 +17,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "components"))
 
-from control_plane import ControlPlane, kubectl
+from control_plane import ControlPlane
+from definitions import apply_crds
 
 from components import ComponentMissing
 
-CRDS = Path(__file__).resolve().parents[2] / "crds"
 START_S = 120.0
 STOP_S = 30.0
 
@@ -81,8 +81,7 @@ def keep(folder: Path, *, nodes: int) -> int:
         with ControlPlane(folder) as plane:
             if nodes:
                 plane.start_kwok(nodes=nodes)
-            for path in sorted(CRDS.glob("*.yaml")):
-                kubectl(plane, "apply", "--server-side", "-f", str(path))
+            apply_crds(plane)
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
             (folder / "ready").touch()
             signal.pause()
