@@ -19,9 +19,7 @@ class Weight(Enum):
     """What an end means for the run."""
 
     FREE = "free"
-    """Made again without being counted: interrupted, fenced, its node gone."""
-    PATIENT = "patient"
-    """Made again without being counted, with growing pauses: the store did not answer."""
+    """Made again without being counted: interrupted, fenced, its node gone, the store silent."""
     COUNTED = "counted"
     """Made again and counted against `failurePolicy.maxRestarts`."""
     VERDICT = "verdict"
@@ -111,11 +109,8 @@ def _judge(pod: PodView, code: int) -> tuple[Weight, str]:
         return Weight.COUNTED, OUT_OF_HOST_MEMORY
     if pod.is_disrupted or pod.is_node_lost:
         return Weight.FREE, EXIT_RULES[ExitCode.INTERRUPTED].reason
-    if code in (ExitCode.INTERRUPTED, ExitCode.FENCED):
-        return Weight.FREE, rule.reason
-    if code == ExitCode.STORAGE_UNAVAILABLE:
-        return Weight.PATIENT, rule.reason
-    return Weight.COUNTED, rule.reason
+    # Some evictions set no condition (forced expiry of nodes): an end by SIGTERM is nobody's fault, as the table says.
+    return (Weight.COUNTED if rule.counts else Weight.FREE), rule.reason
 
 
 def _known(pod: PodView, code: int) -> str:

@@ -13,8 +13,11 @@ LOOK_AGAIN_S = 15.0
 
 
 def suspend_course(look: Look) -> Course | None:
-    """Return what the wish to pause asks for; None without it."""
-    if not look.spec.suspend:
+    """Return what the wish to pause asks for; None without it.
+
+    A pause that was begun is finished even if the wish is taken back meanwhile: a paused Job is never continued.
+    """
+    if not look.spec.suspend and not _is_pausing(look):
         return None
     if look.attempt is None:
         leftovers = remove_workers(look)
@@ -35,6 +38,14 @@ def suspend_course(look: Look) -> Course | None:
     changes = ledger.closed(look, ends, reason=SUSPENDED)
     note = Note("Normal", SUSPENDED, GIVEN_BACK)
     return Course(Phase.SUSPENDED, SUSPENDED, GIVEN_BACK, changes, notes=(note,), requeue_s=0.0)
+
+
+def _is_pausing(look: Look) -> bool:
+    """Say whether the open attempt's Job is paused, by us or by hand; a Job that waits for Kueue is not."""
+    job = look.job
+    if job is None or not job.is_suspended:
+        return False
+    return look.spec.queue is None or look.status.phase is Phase.CHECKPOINTING
 
 
 def stop_actions(look: Look) -> tuple[Action, ...]:

@@ -100,6 +100,8 @@ def test_the_coordinators_verdict_and_the_jobs_own_words_end_a_run_too() -> None
         ({}, 22, 0),
         ({"is_disrupted": True, "word": False}, 137, 0),
         ({"is_disrupted": True, "word": False}, 143, 0),
+        ({"word": False}, 143, 0),
+        ({}, 23, 0),
         ({"word": False}, 137, 1),
         ({"word": False, "reason": "OOMKilled"}, 137, 1),
         ({"word": False, "reason": "OOMKilled"}, 1, 1),
@@ -234,6 +236,21 @@ def test_suspending_saves_closes_the_attempt_and_going_on_is_the_next_one() -> N
     assert 2 == len(decision.actions)
     run.has(jobs=(), pods=())
     run.change(suspend=False)
+    assert Ensure(Part.WORKERS, 2, nodes=2) in run.settle().actions
+
+
+def test_a_pause_that_is_taken_back_half_way_is_finished_and_the_run_goes_on() -> None:
+    run = running()
+    run.change(suspend=True)
+    run.settle()
+    run.change(suspend=False)
+    run.has(jobs=(job(1, is_suspended=True),), pods=(pod(1, 0, deletion_s=START_S + 100), coordinator(1)))
+    run.settle()
+    assert Phase.CHECKPOINTING is run.status.phase
+    run.has(jobs=(job(1, is_suspended=True),), pods=(), group=None)
+    run.settle()
+    assert ("Suspended", Phase.RESTARTING) == (run.status.attempts[-1].reason, run.status.phase)
+    run.has(jobs=())
     assert Ensure(Part.WORKERS, 2, nodes=2) in run.settle().actions
 
 

@@ -1,0 +1,347 @@
+"""Any sequence of deaths, edits, pauses, lost writes and stale views: what the operator decides keeps its promises.
+
+A small cluster is simulated around `decide`: a Job controller that makes and counts pods, a coordinator that sees them,
+a status that is written before the actions, an operator that may die between the two, and watches that may lag.
+"""
+
+import os
+from dataclasses import dataclass, replace
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+from decide_bench import RUN, START_S, coordinator, failed_pod, group, pod, spec_of
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from sam3ft_api import names
+from sam3ft_api.spec import SAM3FineTuneSpec
+from sam3ft_api.status import BudgetStatus, DatasetStatus, Phase, SAM3FineTuneStatus
+from sam3ft_api.termination import Termination
+from sam3ft_operator.decide import decide
+from sam3ft_operator.decide.budget import counted_within
+from sam3ft_operator.decision import Decision, Delete, Ensure, Part, Pause, Resize
+from sam3ft_operator.observed import Children, JobView, PodView, Resource
+
+QUIET_LOOKS = 60
+"""Looks within which a run is at rest once nothing happens any more."""
+CODES = st.sampled_from([0, 1, 11, 14, 20, 21, 22, 137, 143])
+
+
+@dataclass
+class Cluster:
+    """What exists, and what a controller would do with it."""
+
+    jobs: dict[str, JobView]
+    pods: dict[str, PodView]
+    objects: set[tuple[str, str]]
+    serial: int = 0
+
+    def view(self, *, now_s: float, commit: int) -> Children:
+        """Return what the watches show."""
+        workers = [p for p in self.pods.values() if p.role == names.ROLE_WORKER and p.phase == "Running"]
+        lead = next((p for p in self.pods.values() if p.role == names.ROLE_COORDINATOR and p.phase == "Running"), None)
+        told = None
+        if lead is not None:
+            ready = sum(p.attempt == lead.attempt and p.deletion_s is None for p in workers)
+            state = "running" if ready else "waiting"
+            told = group(lead.attempt, state=state, ready_nodes=ready, commit_step=commit or None, read_s=now_s)
+            assert told.progress is not None
+            told = replace(told, progress=told.progress.model_copy(update={"last_step_unix_s": now_s}))
+        return Children(tuple(self.jobs.values()), tuple(self.pods.values()), frozenset(self.objects), told)
+
+    def control(self, *, now_s: float) -> None:
+        """Do what the Job controller and the kubelets do in a while."""
+        for name, job in list(self.jobs.items()):
+            if job.is_deleted:
+                del self.jobs[name]
+                self.pods = {
+                    k: p for k, p in self.pods.items() if not (p.role == job.role and p.attempt == job.attempt)
+                }
+                continue
+            mine = [p for p in self.pods.values() if p.role == job.role and p.attempt == job.attempt]
+            if job.is_suspended or job.has_ended:
+                for p in mine:
+                    if not p.has_ended:
+                        del self.pods[p.name]
+                self.jobs[name] = replace(job, active=0)
+                continue
+            good = {p.index for p in mine if p.phase == "Succeeded"}
+            if len(good) >= job.completions:
+                self.jobs[name] = replace(job, is_complete=True, finished_s=now_s, succeeded=len(good), active=0)
+                continue
+            alive = {p.index for p in mine if not p.has_ended}
+            for index in set(range(job.parallelism)) - alive - good:
+                self.serial += 1
+                self.pods[f"p{self.serial}"] = pod(
+                    job.attempt, index, name=f"p{self.serial}", created_s=now_s, role=job.role
+                )
+            for p in mine:
+                if p.index is not None and p.index >= job.parallelism and not p.has_ended:
+                    del self.pods[p.name]
+            self.jobs[name] = replace(job, active=job.parallelism - len(good))
+
+
+class Machine(RuleBasedStateMachine):
+    """One run from its creation on."""
+
+    def __init__(self) -> None:
+        """Begin with a resource that nobody has looked at."""
+        super().__init__()
+        self.spec = spec_of(failurePolicy={"maxRestarts": 1, "windowSeconds": 900, "maxWithoutProgress": 3})
+        self.status = SAM3FineTuneStatus()
+        self.cluster = Cluster({}, {}, set())
+        self.stale: Children | None = None
+        self.now_s, self.commit, self.is_deleted = START_S, 0, False
+        self.final: tuple[Phase, int] | None = None
+        self.opened: list[int] = []
+        self.num_counted = 0
+        self.seen: set[Phase | None] = set()
+
+    def children(self) -> Children:
+        """Return what the operator sees now."""
+        return self.stale or self.cluster.view(now_s=self.now_s, commit=self.commit)
+
+    def resource(self) -> Resource:
+        """Return the resource as it is read."""
+        return Resource("ns", RUN, "uid", 1, START_S, self.spec, "", self.status, is_deleted=self.is_deleted)
+
+    def step(self, *, acts: bool = True) -> Decision:
+        """Let the operator look once: status, and then, unless it dies in between, the actions."""
+        decision = decide(self.resource(), self.children(), now_s=self.now_s)
+        if self.is_deleted:
+            assert () == decision.actions
+        self.note(decision.status)
+        self.status = SAM3FineTuneStatus.model_validate_json(decision.status.model_dump_json())
+        if acts:
+            for action in decision.actions:
+                self.act(action)
+        return decision
+
+    def note(self, new: SAM3FineTuneStatus) -> None:
+        """Check what may never happen between two statuses."""
+        numbers = [attempt.n for attempt in new.attempts]
+        assert numbers == sorted(set(numbers))
+        assert all(attempt.finished is not None for attempt in new.attempts[:-1])
+        if numbers and (not self.opened or numbers[-1] != self.opened[-1]):
+            assert numbers[-1] == (self.opened[-1] + 1 if self.opened else 1)
+            self.opened.append(numbers[-1])
+        self.seen.add(new.phase)
+        assert new.restarts <= self.num_counted, "an end was counted twice"
+        policy, ledger = self.spec.failure_policy, new.budget or BudgetStatus()
+        if new.phase is Phase.RUNNING:
+            assert counted_within(ledger, window_s=policy.window_seconds, now_s=self.now_s) <= policy.max_restarts
+            assert ledger.without_progress < policy.max_without_progress
+        if self.final is not None and self.spec.retry == self.final[1]:
+            assert new.phase is self.final[0], "a run that had ended went on without retry"
+        self.final = (new.phase, self.spec.retry) if new.phase is not None and new.phase.is_final else None
+
+    def act(self, action: Any) -> None:
+        """Do one action as the API server would."""
+        c = self.cluster
+        match action:
+            case Ensure(part=Part.PREFLIGHT):
+                c.jobs.setdefault(
+                    "check", JobView("check", f"c{self.now_s}", names.ROLE_PREFLIGHT, created_s=self.now_s)
+                )
+            case Ensure(part=Part.GROUP, attempt=attempt):
+                c.objects.add(("Service", names.coordinator_name(RUN)))
+                if "coordinator" not in c.pods:
+                    c.pods["coordinator"] = coordinator(attempt, created_s=self.now_s)
+            case Ensure(part=Part.WORKERS, attempt=attempt, nodes=nodes):
+                name = names.worker_job_name(RUN, attempt)
+                made = JobView(name, name, names.ROLE_WORKER, attempt, self.now_s, nodes, nodes)
+                c.jobs.setdefault(name, made)
+            case Resize(job=name, nodes=nodes):
+                self.change_job(name, parallelism=nodes, completions=nodes)
+            case Pause(job=name, suspend=suspend):
+                self.change_job(name, is_suspended=suspend)
+            case Delete(kind="Job", name=name, uid=uid):
+                self.change_job(name, uid=uid, is_deleted=True)
+            case Delete(kind="Pod", name=name):
+                c.pods.pop(name, None)
+            case Delete(kind=kind, name=name):
+                c.objects.discard((kind, name))
+            case _:
+                raise AssertionError(f"nothing here asks for {action}")
+
+    def change_job(self, name: str, *, uid: str = "", **fields: Any) -> None:
+        """Change a Job that may be gone, or be another by now: then nothing happens."""
+        found = self.cluster.jobs.get(name)
+        if found is not None and uid in ("", found.uid):
+            self.cluster.jobs[name] = replace(found, **fields)
+
+    @initialize(turns=st.sampled_from([0, 6, 6, 6]))
+    def begin(self, turns: int) -> None:
+        """Most runs are disturbed once they train."""
+        for _ in range(turns):
+            self.turn()
+            if self.opened == []:
+                self.everyone_succeeds()
+
+    @rule(which=st.integers(0, 7), disrupted=st.booleans())
+    def kill_and_turn(self, which: int, disrupted: bool) -> None:  # noqa: FBT001 - drawn
+        """A pod is killed, and everybody goes on."""
+        self.end_a_pod(code=137, word=False, disrupted=disrupted, which=which)
+        self.turn()
+
+    @rule()
+    def turn(self) -> None:
+        """The controllers work, and the operator looks until nothing is due at once."""
+        self.work()
+        for _ in range(4):
+            if self.step().requeue_s != 0.0:
+                break
+
+    @rule()
+    def look(self) -> None:
+        """The operator looks."""
+        self.step()
+
+    @rule()
+    def look_and_die(self) -> None:
+        """The operator writes the status and is killed."""
+        self.step(acts=False)
+
+    @rule()
+    def work(self) -> None:
+        """The controllers work, and the watches catch up."""
+        self.cluster.control(now_s=self.now_s)
+        self.stale = None
+
+    @rule()
+    def lag(self) -> None:
+        """From here on the watches show what was."""
+        self.stale = self.children()
+
+    @rule(seconds=st.sampled_from([1.0, 15.0, 70.0, 1000.0]))
+    def wait(self, seconds: float) -> None:
+        """Time passes."""
+        self.now_s += seconds
+
+    @rule(code=CODES, word=st.booleans(), disrupted=st.booleans(), which=st.integers(0, 7))
+    def end_a_pod(self, code: int, word: bool, disrupted: bool, which: int) -> None:  # noqa: FBT001 - drawn
+        """A pod of the workers, or of the check, ends."""
+        alive = [p for p in self.cluster.pods.values() if p.role != names.ROLE_COORDINATOR and p.phase == "Running"]
+        if not alive:
+            return
+        p = alive[which % len(alive)]
+        if code == 0 or p.role == names.ROLE_PREFLIGHT:
+            said = Termination(code=0, reason="Succeeded", dataset=DatasetStatus(images=1))
+            ended = replace(p, phase="Succeeded", exit_code=0, finished_s=self.now_s, termination=said)
+        else:
+            ended = replace(
+                failed_pod(p.attempt, p.index or 0, code, word=word, at_s=self.now_s, is_disrupted=disrupted),
+                name=p.name, uid=p.uid, role=p.role,
+            )  # fmt: skip
+            self.num_counted += not disrupted and (code == 137 or (code == 1 and not word))
+        self.cluster.pods[p.name] = ended
+
+    @rule()
+    def everyone_succeeds(self) -> None:
+        """All pods of the workers end well."""
+        for name, p in self.cluster.pods.items():
+            if p.role != names.ROLE_COORDINATOR and p.phase == "Running":
+                said = Termination(code=0, reason="Succeeded", dataset=DatasetStatus(images=1))
+                ended = replace(p, phase="Succeeded", exit_code=0, finished_s=self.now_s, termination=said)
+                self.cluster.pods[name] = ended
+
+    @rule()
+    def commit_a_step(self) -> None:
+        """The trainer commits."""
+        self.commit += 10
+
+    @rule(nodes=st.integers(1, 4))
+    def scale(self, nodes: int) -> None:
+        """The user scales."""
+        self.edit(workers={"nodes": nodes, "maxNodes": 4})
+
+    @rule(suspend=st.booleans())
+    def suspend(self, suspend: bool) -> None:  # noqa: FBT001 - drawn
+        """The user pauses or goes on."""
+        self.edit(suspend=suspend)
+
+    @precondition(lambda self: self.status.phase is Phase.FAILED)
+    @rule()
+    def retry(self) -> None:
+        """The user tries again."""
+        self.edit(retry=self.spec.retry + 1)
+
+    @rule(which=st.integers(0, 9))
+    def delete_by_hand(self, which: int) -> None:
+        """Somebody deletes a child."""
+        found = [*self.cluster.jobs, *self.cluster.pods]
+        if found:
+            name = found[which % len(found)]
+            if name in self.cluster.jobs:
+                self.cluster.jobs[name] = replace(self.cluster.jobs[name], is_deleted=True)
+            else:
+                self.cluster.pods.pop(name)
+
+    @precondition(lambda self: len(self.opened) > 1)
+    @rule()
+    def delete_the_resource(self) -> None:
+        """The user deletes the resource; garbage collection comes later."""
+        self.is_deleted = True
+
+    @invariant()
+    def one_attempt_lives(self) -> None:
+        """Never two Jobs of workers that could both run pods."""
+        living = [j for j in self.cluster.jobs.values() if j.role == names.ROLE_WORKER and not j.is_deleted]
+        assert len(living) <= 1, [j.name for j in living]
+
+    def edit(self, **sections: Any) -> None:
+        """Change the spec."""
+        document = self.spec.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
+        self.spec = SAM3FineTuneSpec.model_validate(document | sections)
+
+    def teardown(self) -> None:
+        """Once nothing disturbs it, the run comes to rest, and stays there."""
+        if self.is_deleted:
+            return
+        for _ in range(QUIET_LOOKS):
+            self.work()
+            decision = self.step()
+            self.now_s += 61 if decision.requeue_s else 0
+            if not decision.actions and decision.requeue_s != 0.0 and self._rests():
+                assert self.status.phase in self._goals(), f"at rest in {self.status.phase}: {self.children()}"
+                break
+        else:
+            raise AssertionError(f"not at rest after {QUIET_LOOKS} looks: {self.status.phase} {decision.actions}")
+
+    def _goals(self) -> set[Phase]:
+        """Return where a run may come to rest: where its user wants it, or at its end."""
+        wanted = Phase.SUSPENDED if self.spec.suspend else Phase.RUNNING
+        return {wanted, Phase.SUCCEEDED, Phase.FAILED} if self.opened else {wanted, Phase.CHECKING}
+
+    def _rests(self) -> bool:
+        after = decide(self.resource(), self.children(), now_s=self.now_s)
+        changing = {"progress", "goodput", "conditions"}
+        same = after.status.model_dump(exclude=changing) == self.status.model_dump(exclude=changing)
+        return same and not after.actions
+
+
+def check(*, runs: int, steps: int) -> None:
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        Machine,
+        settings=settings(
+            max_examples=runs, stateful_step_count=steps, deadline=None, derandomize=False,
+            suppress_health_check=list(HealthCheck), print_blob=True,
+        ),
+    )  # fmt: skip
+
+
+def test_decisions_keep_their_promises_whatever_happens() -> None:
+    check(runs=150, steps=50)
+
+
+@pytest.mark.soak
+def test_decisions_keep_their_promises_over_a_hundred_thousand_steps() -> None:
+    check(runs=int(os.environ.get("SAM3FT_MODEL_RUNS", "1500")), steps=80)
