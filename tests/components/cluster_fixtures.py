@@ -9,6 +9,7 @@ import pytest
 from control_plane import ControlPlane, kubectl
 from definitions import apply_crds
 from kubernetes import client, config
+from kueue import start_kueue
 from tools_here import need_tool
 
 from components import ComponentMissing
@@ -56,3 +57,22 @@ def client_of(kubeconfig: Path) -> client.ApiClient:
     """Return a client for a kubeconfig."""
     api_client: Any = config.new_client_from_config(config_file=str(kubeconfig))
     return api_client
+
+
+@pytest.fixture(scope="module")
+def kueue_cluster(cluster: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """A control plane with Kueue for the tests of one file: where its webhooks are, every Job and pod passes them.
+
+    `cluster` tells first whether the machine can have one.
+    """
+    plane = ControlPlane(tmp_path_factory.mktemp("kueue-cluster"))
+    try:
+        plane.start()
+        plane.start_kwok(nodes=NODES)
+        apply_crds(plane)
+        start_kueue(plane)
+        yield plane
+    except ComponentMissing as error:
+        need_tool(str(error))
+    finally:
+        plane.stop()

@@ -118,13 +118,13 @@ class ControlPlane:
     def start(self) -> None:
         """Start what `__enter__` starts."""
         self._write_files()
-        self._run("etcd", self._etcd_arguments(), "etcd", "server")
-        self._run("kube-apiserver", self._apiserver_arguments(), "kubernetes", "kube-apiserver")
+        self.run("etcd", self._etcd_arguments(), "etcd", "server")
+        self.run("kube-apiserver", self._apiserver_arguments(), "kubernetes", "kube-apiserver")
         self.wait_until_ready()
-        self._run("kube-controller-manager", self._controller_arguments(), "kubernetes", "kube-controller-manager")
+        self.run("kube-controller-manager", self._controller_arguments(), "kubernetes", "kube-controller-manager")
         scheduler = ["--kubeconfig", str(self._kubeconfig(SCHEDULER)), "--leader-elect=false", "--secure-port=0"]
-        self._run("kube-scheduler", scheduler, "kubernetes", "kube-scheduler")
-        self._wait(self._has_default_service_account, "kube-controller-manager")
+        self.run("kube-scheduler", scheduler, "kubernetes", "kube-scheduler")
+        self.wait(self._has_default_service_account, "kube-controller-manager")
 
     def wait_until_ready(self) -> None:
         """Wait until the API server answers, also after a part was stopped or paused and goes on.
@@ -132,12 +132,38 @@ class ControlPlane:
         Raises:
             RuntimeError: it does not within 60 s; the message holds the end of its log.
         """
-        self._wait(lambda: self.get("/readyz") == "ok", "kube-apiserver")
+        self.wait(lambda: self.get("/readyz") == "ok", "kube-apiserver")
 
     def stop(self) -> None:
         """End every part, the newest first."""
         while self._programs:
             self._programs.popitem()[1].stop()
+
+    def run(self, name: str, arguments: Sequence[str], component: str, program: str) -> None:
+        """Start a program of a component as the part `name`; its output is in `NAME.log`."""
+        self._programs[name] = Program(
+            name, [str(find_program(component, program)), *arguments], self.folder / f"{name}.log"
+        )
+        self._programs[name].start()
+
+    def wait(self, condition: Callable[[], bool], name: str) -> None:
+        """Wait until a condition holds; an OSError counts as not yet.
+
+        Raises:
+            RuntimeError: a part has ended, or it does not hold within 60 s; the message holds the end of the log of
+                that part, or of `name`.
+        """
+        give_up_at = time.monotonic() + START_S
+        while time.monotonic() < give_up_at:
+            for program in self._programs.values():
+                program.raise_if_ended()
+            try:
+                if condition():
+                    return
+            except OSError:
+                pass  # not listening yet, or not yet ready to answer
+            time.sleep(0.1)
+        raise RuntimeError(f"{name} did not come up within {START_S:g} s:\n{self._programs[name].log_tail()}")
 
     def start_kwok(self, *, nodes: int) -> None:
         """Let kwok play nodes and the pods on them; see stages.yaml for what a pod can be told.
@@ -151,8 +177,8 @@ class ControlPlane:
         arguments += ["--manage-nodes-with-label-selector", PLAYED, "--node-ip", HOST]
         # It renews four times in a duration, and the controllers wait 10 s: five renewals must fail, not one.
         arguments += ["--node-lease-duration-seconds", "8", "--server-address", f"{HOST}:{free_port()}"]
-        self._run("kwok", arguments, "kwok", "kwok")
-        self._wait(lambda: self._num_ready_nodes() >= nodes, "kwok")
+        self.run("kwok", arguments, "kwok", "kwok")
+        self.wait(lambda: self._num_ready_nodes() >= nodes, "kwok")
 
     def add_node(self, name: str) -> None:
         """Let kwok play one more node, for a test that loses it; only pods that name it come there.
@@ -162,7 +188,7 @@ class ControlPlane:
         node = _node(name)
         node["spec"] = {"taints": [{"key": "kubernetes.io/hostname", "value": name, "effect": "NoSchedule"}]}
         self.post("/api/v1/nodes", node)
-        self._wait(lambda: self.is_ready(name), "kwok")
+        self.wait(lambda: self.is_ready(name), "kwok")
 
     def is_ready(self, node: str) -> bool:
         """Tell whether the cluster takes a node for ready."""
@@ -234,25 +260,6 @@ class ControlPlane:
         context = ssl.create_default_context(cafile=str(self.ca_file))
         with urllib.request.urlopen(request, timeout=30, context=context) as answer:  # noqa: S310 - as above
             return str(answer.read().decode())
-
-    def _run(self, name: str, arguments: Sequence[str], component: str, program: str) -> None:
-        self._programs[name] = Program(
-            name, [str(find_program(component, program)), *arguments], self.folder / f"{name}.log"
-        )
-        self._programs[name].start()
-
-    def _wait(self, condition: Callable[[], bool], name: str) -> None:
-        give_up_at = time.monotonic() + START_S
-        while time.monotonic() < give_up_at:
-            for program in self._programs.values():
-                program.raise_if_ended()
-            try:
-                if condition():
-                    return
-            except OSError:
-                pass  # not listening yet, or not yet ready to answer
-            time.sleep(0.1)
-        raise RuntimeError(f"{name} did not come up within {START_S:g} s:\n{self._programs[name].log_tail()}")
 
     def _has_default_service_account(self) -> bool:
         return '"name":"default"' in self.get("/api/v1/namespaces/default/serviceaccounts").replace(" ", "")
