@@ -137,6 +137,8 @@ def test_credentials_are_mounted_as_folders_and_never_variables(
     named = {name: value for name, value in variables.items() if name.endswith("CREDENTIALS_DIR")}
     assert folders == {name: mounted[folder][1]["secret"]["secretName"] for name, folder in named.items()}
     assert all(mounted[folder][0] for folder in named.values())
+    # The files belong to root and the pod's user is another: without the last bit nobody could read them.
+    assert all(mounted[folder][1]["secret"]["defaultMode"] == 0o444 for folder in named.values())
     assert "envFrom" not in pod["containers"][0]
 
 
