@@ -114,8 +114,12 @@ class Operator:
         return wrong
 
     def _gained(self) -> None:
-        """Begin to act, once everything has been seen: what is not in the caches must not be taken for missing."""
+        """Begin to act, in a thread of its own: the Lease's must go on renewing it."""
         _log.info("the Lease is ours")
+        threading.Thread(target=self._begin, name="begin", daemon=True).start()
+
+    def _begin(self) -> None:
+        """Start the workers once everything has been seen: what is not in memory must not be taken for missing."""
         while not self._stopping.is_set():
             if self._lists.is_synced and all(watch.is_synced for watch in self._watches):
                 self._workers.start()

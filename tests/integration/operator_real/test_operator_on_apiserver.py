@@ -84,6 +84,7 @@ def test_nothing_of_kopf_is_left_and_no_rule_is_missing(site: Site, operator: Op
         if entry["responseStatus"]["code"] in (401, 403)
     ]
 
+    assert created(site, "jobs")
     assert [] == refused
     assert len(children) >= 8
     for thing in (found, *children):
