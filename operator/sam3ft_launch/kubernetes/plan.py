@@ -1,7 +1,7 @@
 """From a resource to the plan of one attempt on a cluster: pure, and every decision of spec and profile is made."""
 
 import re
-from typing import Final
+from typing import Any, Final
 
 from pydantic import ValidationError
 
@@ -70,14 +70,7 @@ def plan_on_cluster(
             config=config,
             source=_that_fits(_written(finetune) if source is None else source, config, settings),
             nodes=nodes,
-            min_nodes=spec.workers.min_nodes,
-            max_nodes=spec.workers.max_nodes or spec.workers.nodes,
-            processes_per_node=max(1, spec.workers.gpus_per_node),
-            gpus_per_node=spec.workers.gpus_per_node,
-            grace_s=float(spec.workers.termination_grace_period_seconds),
-            start_deadline_s=float(spec.workers.start_deadline_seconds),
-            deadline_s=spec.active_deadline_seconds,
-            warm_spares=spec.workers.warm_spares,
+            **_group_of(spec),
             budget=RestartBudget(
                 max_restarts=spec.failure_policy.max_restarts,
                 window_s=spec.failure_policy.window_seconds,
@@ -94,6 +87,20 @@ def plan_on_cluster(
         )
     except ValidationError as error:
         raise invalid_config(find_problems(error, JobPlan), source=f"{finetune.metadata.name}: plan") from None
+
+
+def _group_of(spec: SAM3FineTuneSpec) -> dict[str, Any]:
+    workers = spec.workers
+    return {
+        "min_nodes": workers.min_nodes,
+        "max_nodes": workers.max_nodes or workers.nodes,
+        "processes_per_node": max(1, workers.gpus_per_node),
+        "gpus_per_node": workers.gpus_per_node,
+        "grace_s": float(workers.termination_grace_period_seconds),
+        "start_deadline_s": float(workers.start_deadline_seconds),
+        "deadline_s": spec.active_deadline_seconds,
+        "warm_spares": workers.warm_spares,
+    }
 
 
 def _placement(
