@@ -7,7 +7,7 @@ import pytest
 from engine_bench import UID, FakeApi, child
 
 from sam3ft_operator.clients import ApiProblem
-from sam3ft_operator.decision import Delete, Ensure, FailPod, Part, Pause, Resize
+from sam3ft_operator.decision import Admit, Delete, Ensure, FailPod, Part, Pause, Resize
 from sam3ft_operator.effects import Effects, Refused
 from sam3ft_operator.kinds import JOB, WATCHED
 from sam3ft_operator.observed import Resource
@@ -137,6 +137,27 @@ def test_a_job_is_paused() -> None:
     effects.apply(RESOURCE, Pause("blood-1", suspend=True))
 
     assert [{"metadata": {"uid": "uid-of-blood-1"}, "spec": {"suspend": True}}] == api.bodies
+
+
+def test_the_workload_of_a_job_is_found_by_its_label_and_put_to_rest() -> None:
+    api, _, effects = bench()
+    api.objects["Workload", "job-blood-1-ab"] = {"metadata": {"name": "job-blood-1-ab"}, "spec": {"active": True}}
+    api.pages.append({"items": [api.objects["Workload", "job-blood-1-ab"]]})
+    effects.apply(RESOURCE, Admit("blood-1", "uid-of-blood-1", is_active=False))
+
+    assert "kueue.x-k8s.io/job-uid=uid-of-blood-1" == api.queries[0]["labelSelector"]
+    assert {"active": False} == api.objects["Workload", "job-blood-1-ab"]["spec"]
+
+
+def test_a_queue_without_kueue_is_told() -> None:
+    api, _, effects = bench()
+
+    def missing(*_: str) -> None:
+        raise ApiProblem(404, "NotFound", "the server could not find the requested resource")
+
+    api.refuse = missing
+    with pytest.raises(Refused, match="Kueue is not there"):
+        effects.apply(RESOURCE, Admit("blood-1", "uid-of-blood-1", is_active=False))
 
 
 def test_a_job_that_is_not_there_is_not_changed() -> None:

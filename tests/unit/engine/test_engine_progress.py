@@ -141,8 +141,9 @@ def endless(handler: BaseHTTPRequestHandler) -> None:
 HOSTILE = {
     "drips": drips,
     "endless": endless,
-    "redirect": sends(b"", 302, Location="http://127.0.0.1:1/"),
     "packed": sends(gzip.compress(json.dumps(GOOD).encode()), Content_Encoding="gzip"),
+    "said to be packed": sends(json.dumps(GOOD).encode(), Content_Encoding="deflate"),
+    "too long": sends(json.dumps(GOOD | {"padding": "x" * progress.MAX_BYTES}).encode()),
     "error": sends(b"no", 500),
     "short": sends(b"{", Content_Length="100"),
     "headers": sends(b"{}", X="y" * 100_000),
@@ -199,6 +200,19 @@ def test_a_hostile_coordinator_says_nothing_and_delays_nobody(
     assert ["honest"] == reader[1]
     assert nothing is None
     assert took_s < 1.0
+
+
+def test_nobody_is_sent_elsewhere(reader: tuple[ProgressReader, list[str]]) -> None:
+    elsewhere = Coordinator(sends(json.dumps(GOOD).encode()))
+    port = elsewhere.target.port
+    sender = Coordinator(sends(b"", 302, Location=f"http://127.0.0.1:{port}/progress"))
+    reader[0].follow("run", sender.target)
+    until(lambda: reader[0].asked)
+    sender.close()
+    elsewhere.close()
+
+    assert [] == reader[1]
+    assert 1 <= reader[0].unanswered
 
 
 def test_nobody_is_asked_any_more_once_a_run_has_no_coordinator(reader: tuple[ProgressReader, list[str]]) -> None:
