@@ -8,8 +8,8 @@ from typing import Any, Protocol
 from sam3ft_api import names
 from sam3ft_api.tokens import MIN_KEY_BYTES
 from sam3ft_operator.clients import METADATA, STRATEGIC_PATCH, Api, ApiProblem
-from sam3ft_operator.decision import Action, Delete, Ensure, FailPod, Pause, Resize
-from sam3ft_operator.kinds import CHILDREN, JOB, POD, SECRET, Kind
+from sam3ft_operator.decision import Action, Admit, Delete, Ensure, FailPod, Pause, Resize
+from sam3ft_operator.kinds import CHILDREN, JOB, POD, SECRET, WORKLOAD, Kind
 from sam3ft_operator.observed import JobView, Resource
 from sam3ft_operator.store import ChildStore
 from sam3ft_operator.views import child_of, clean
@@ -19,6 +19,7 @@ _log = logging.getLogger(__name__)
 KEY_BYTES = max(32, MIN_KEY_BYTES)
 """Random bytes in the key of a run."""
 _NODE_LOST = "NodeLost"
+_KUEUE_JOB_UID = "kueue.x-k8s.io/job-uid"
 
 
 class Refused(Exception):
@@ -86,6 +87,8 @@ class Effects:
                 self._patch_job(resource, job, {"parallelism": nodes, "completions": nodes})
             case Pause(job=job, suspend=suspend):
                 self._patch_job(resource, job, {"suspend": suspend})
+            case Admit():
+                self._admit(resource, action)
             case Delete(kind=kind, name=name, uid=uid):
                 self._delete(resource, CHILDREN[kind], name, uid)
             case FailPod():
@@ -139,6 +142,19 @@ class Effects:
                 raise Refused("JobRefused", f"Job {name}: {problem}") from None
             raise
         self._keep(JOB, made)
+
+    def _admit(self, resource: Resource, action: Admit) -> None:
+        """Kueue labels a Workload with the uid of its Job; an elastic Job may have two while it grows."""
+        query = {"labelSelector": f"{_KUEUE_JOB_UID}={action.uid}", "limit": 10}
+        try:
+            found = self._api.list(WORKLOAD, resource.namespace, query)["items"]
+            for workload in found:
+                name, body = str(workload["metadata"]["name"]), {"spec": {"active": action.is_active}}
+                self._api.patch(WORKLOAD, resource.namespace, name, body, manager=names.FIELD_MANAGER_OPERATOR)
+        except ApiProblem as problem:
+            if problem.code == 404:
+                raise Refused("KueueMissing", f"Job {action.job} waits in a queue, and Kueue is not there") from None
+            raise
 
     def _known_job(self, resource: Resource, name: str) -> JobView | None:
         found = self._children.of_run(resource.namespace, resource.uid)

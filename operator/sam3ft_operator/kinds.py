@@ -41,6 +41,8 @@ SECRET = Kind("Secret", "v1", "secrets")
 NETWORK_POLICY = Kind("NetworkPolicy", "networking.k8s.io/v1", "networkpolicies")
 EVENT = Kind("Event", "v1", "events")
 LEASE = Kind("Lease", "coordination.k8s.io/v1", "leases")
+WORKLOAD = Kind("Workload", "kueue.x-k8s.io/v1beta1", "workloads")
+"""What Kueue keeps for a Job; read and changed only for runs with a queue."""
 
 CHILDREN = {kind.name: kind for kind in (JOB, POD, SERVICE, CONFIG_MAP, SECRET, NETWORK_POLICY)}
 """Kinds that a run owns, by name."""

@@ -60,6 +60,7 @@ RUN_RULES = (
     Rule("", ("services", "configmaps"), ("get", "list", "watch", "create", "delete"), "watch, effects"),
     Rule("networking.k8s.io", ("networkpolicies",), ("get", "list", "watch", "create", "delete"), "watch, effects"),
     Rule("", ("secrets",), ("create", "delete"), "effects: the key of a run, which is never read"),
+    Rule("kueue.x-k8s.io", ("workloads",), ("list", "patch"), "effects: a run with a queue is paused by its Workload"),
     Rule("", ("events",), ("create", "patch", "list"), "notes; trouble: why a Job has no pods"),
 )
 """Rules for the namespaces in which runs live."""

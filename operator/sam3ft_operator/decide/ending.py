@@ -8,7 +8,7 @@ from sam3ft_operator.decide.ledger import counted, ends_of
 from sam3ft_operator.decide.look import Look
 from sam3ft_operator.decide.suspend import stop_actions
 from sam3ft_operator.decide.words import span
-from sam3ft_operator.decision import Action, Delete, Note, Pause
+from sam3ft_operator.decision import Action, Delete, Note
 
 DEADLINE = "DeadlineExceeded"
 
@@ -63,12 +63,8 @@ def _reason(look: Look) -> str:
 
 
 def _stop_all(look: Look) -> tuple[Action, ...]:
-    if look.attempt is not None:
-        return stop_actions(look)
     return tuple(
-        Pause(job.name, suspend=True)
-        for job in look.children.jobs
-        if job.role == names.ROLE_WORKER and not (job.has_ended or job.is_suspended or job.is_deleted)
+        action for job in look.children.jobs if job.role == names.ROLE_WORKER for action in stop_actions(look, job)
     )
 
 

@@ -6,6 +6,7 @@ from sam3ft_operator.decide.attempts import attempt_course, remove_workers
 from sam3ft_operator.decide.course import Course
 from sam3ft_operator.decide.look import Look
 from sam3ft_operator.decision import Action, Admit, Note, Pause
+from sam3ft_operator.observed import JobView
 
 SUSPENDED = "Suspended"
 GIVEN_BACK = "The nodes are given back; set spec.suspend: false to go on."
@@ -29,11 +30,16 @@ def suspend_course(look: Look) -> Course | None:
     if not ledger.workers_gone(look):
         message = "Workers save a checkpoint and end."
         return Course(
-            Phase.CHECKPOINTING, "Suspending", message, changes=ends, actions=stop_actions(look), requeue_s=LOOK_AGAIN_S
+            Phase.CHECKPOINTING,
+            "Suspending",
+            message,
+            changes=ends,
+            actions=stop_actions(look, look.job),
+            requeue_s=LOOK_AGAIN_S,
         )
     if look.job is not None and not look.job.is_suspended and not look.job.has_ended:
         # No pod is there yet, and the Job controller could make one at any moment.
-        stops = stop_actions(look)
+        stops = stop_actions(look, look.job)
         return Course(Phase.CHECKPOINTING, "Suspending", "The Job is paused.", ends, actions=stops, requeue_s=5.0)
     changes = ledger.closed(look, ends, reason=SUSPENDED)
     note = Note("Normal", SUSPENDED, GIVEN_BACK)
@@ -48,12 +54,11 @@ def _is_pausing(look: Look) -> bool:
     return look.spec.queue is None or look.status.phase is Phase.CHECKPOINTING
 
 
-def stop_actions(look: Look) -> tuple[Action, ...]:
-    """Return what asks the workers of the open attempt to save and end; nothing when that has been asked."""
-    job = look.job
-    if job is None or job.has_ended or job.is_deleted:
+def stop_actions(look: Look, job: JobView | None) -> tuple[Action, ...]:
+    """Return what asks the pods of a Job to save and end; nothing when that has been asked, or they have ended."""
+    if job is None or job.has_ended or job.is_deleted or job.is_suspended:
         return ()
     if look.spec.queue is not None:
         # Kueue undoes a change of the Job's own field; what it admits is the Workload.
-        return () if job.is_suspended else (Admit(job.name, job.uid, is_active=False),)
-    return () if job.is_suspended else (Pause(job.name, suspend=True),)
+        return (Admit(job.name, job.uid, is_active=False),)
+    return (Pause(job.name, suspend=True),)

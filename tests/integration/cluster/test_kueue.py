@@ -11,6 +11,11 @@ from control_plane import ControlPlane, kubectl
 from kueue import ACCOUNT, GROUP, NAMESPACE
 from objects_bench import finetune, of_kind, rendered, spec_with
 
+from sam3ft_operator.clients import Api, ApiSettings
+from sam3ft_operator.decision import Admit
+from sam3ft_operator.effects import Effects
+from sam3ft_operator.observed import Resource
+
 pytestmark = pytest.mark.timeout(300)
 VERSION = f"{GROUP}/v1beta2"
 QUEUE = "gpu"
@@ -110,6 +115,21 @@ def test_a_run_grows_within_its_quota_and_its_pods_go_on(lab: Lab) -> None:
     wait_until(lambda: lab.running(job) == 1)
 
     assert 2 == crowded
+
+
+def test_a_run_is_paused_by_its_workload_and_its_quota_is_free(lab: Lab) -> None:
+    first = lab.run("first", nodes=2)
+    wait_until(lambda: lab.running(first) == 2)
+    second = lab.run("second", nodes=2)
+    job = json.loads(kubectl(lab.plane, "get", "job", first, "-n", lab.namespace, "-o", "json"))
+    unused: Any = None
+    effects = Effects(Api(ApiSettings(kubeconfig=str(lab.plane.admin_kubeconfig))), unused, unused)
+    resource = Resource(lab.namespace, "first", "uid", 1, 0.0, None)
+    effects.apply(resource, Admit(first, job["metadata"]["uid"], is_active=False))
+
+    wait_until(lambda: lab.running(first) == 0 and lab.running(second) == 2)
+    paused = json.loads(kubectl(lab.plane, "get", "job", first, "-n", lab.namespace, "-o", "json"))
+    assert paused["spec"]["suspend"]
 
 
 def test_what_names_no_queue_is_left_alone(lab: Lab) -> None:

@@ -263,6 +263,10 @@ def test_with_kueue_the_workload_is_what_is_paused() -> None:
     run.settle()
     run.change(suspend=True)
     assert (Admit(names.worker_job_name(RUN, 1), "job-1", is_active=False),) == run.settle().actions
+    run.change(suspend=False, activeDeadlineSeconds=60)
+    run.wait(100)
+    assert Admit(names.worker_job_name(RUN, 1), "job-1", is_active=False) in run.settle().actions
+    assert Phase.FAILED is run.status.phase
 
 
 def test_a_run_that_is_too_old_is_asked_to_save_and_is_over() -> None:
