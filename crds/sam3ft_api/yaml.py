@@ -1,9 +1,12 @@
 """Reading the user's YAML as YAML 1.2, with errors that name the line, the path, the value and what is allowed.
 
-YAML 1.2 is read because a 1.1 reader takes `8e-5` for text and `no` for false. Only plain data is accepted: no tags, no
-merge keys, no interpolation (`${...}`), no `_target_`, no key twice; aliases are expanded within a bound.
+YAML 1.2 is read because a 1.1 reader takes `8e-5` for text and `no` for false. A resource is read by kubectl as well:
+what that would read otherwise is refused in it. Only plain data is accepted: no tags, no merge keys, no interpolation
+(`${...}`), no `_target_`, no key twice; aliases are expanded within a bound.
 """
 
+import math
+import re
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -26,6 +29,16 @@ FORBIDDEN = {
     "_target_": "nothing is instantiated from a file; name a setting instead",
 }
 """Text that is refused in every key and value, and why."""
+
+_WORD = re.compile(r"y|Y|yes|Yes|YES|n|N|no|No|NO|on|On|ON|off|Off|OFF")
+_NUMBER = re.compile(
+    r"[-+]?(0[xX][0-9a-fA-F]+|0[oO][0-7]+|0[bB][01]+|(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|\.(inf|Inf|INF))|"
+    r"\.(nan|NaN|NAN)"
+)
+_OTHER_KEY = re.compile(rf"{_WORD.pattern}|True|TRUE|False|FALSE|null|Null|NULL|~")
+"""Text without quotes that kubectl takes for booleans, numbers (underscores apart), and booleans or null as keys."""
+_OCTAL = re.compile(r"[-+]?0[0-9]+")
+_KEY_BY_ITSELF = re.compile(r"0|-?[1-9][0-9]{0,17}")
 
 _CORE = "tag:yaml.org,2002:"
 _AS_TEXT = ("str", "timestamp")
@@ -78,15 +91,17 @@ def load_finetune(source: Path | str) -> SAM3FineTune:
 def read_yaml(text: str, *, name: str) -> Document:
     """Return one YAML 1.2 document as plain data.
 
-    A number such as 20.0 or 1e3 becomes the integer, as kubectl sends it; a date stays text.
+    A number such as 20.0 or 1e3 becomes the integer, as kubectl sends it; a date stays text. What is accepted in a
+    document with an `apiVersion` means to kubectl what it means here; integers beyond 64 bits become floats there.
 
     Args:
         text: the document.
         name: what is read, for messages.
 
     Raises:
-        InvalidConfig: syntax errors, several documents, tags, merge keys, duplicate keys, forbidden text, or a
-            document beyond `limits.MAX_YAML_NODES` and `limits.MAX_DEPTH`.
+        InvalidConfig: syntax errors, several documents, tags, merge keys, duplicate keys, forbidden text, what
+            kubectl reads otherwise (`no`, `010`, the key `1.0` without quotes), or a document beyond
+            `limits.MAX_YAML_NODES` and `limits.MAX_DEPTH`.
     """
     if len(text.encode()) > limits.MAX_FILE_BYTES:
         raise InvalidConfig(f"{name}: {len(text.encode())} bytes; at most {limits.MAX_FILE_BYTES} are read")
@@ -97,7 +112,7 @@ def read_yaml(text: str, *, name: str) -> Document:
         raise InvalidConfig(f"{name}: {_syntax(error)}") from None
     if len(nodes) != 1:
         raise InvalidConfig(f"{name}: {len(nodes)} YAML documents; expected one")
-    walker = _Walker(reader, name)
+    walker = _Walker(reader, name, for_kubectl=_is_resource(nodes[0]))
     data = walker.value(nodes[0], ())
     if walker.problems:
         raise invalid_config(walker.problems, source=name, place=Document(data, walker.lines, name).place)
@@ -127,11 +142,43 @@ def _syntax(error: YAMLError) -> str:
     return f"not YAML: {str(error).splitlines()[0]}"
 
 
+def _is_plain(node: ScalarNode) -> bool:
+    return node.style not in ("'", '"', "|", ">")
+
+
+def _is_resource(node: Node) -> bool:
+    return isinstance(node, MappingNode) and any(key.value == "apiVersion" for key, _ in node.value)
+
+
+def _read_otherwise(text: str, kind: str) -> str:
+    """Return what kubectl makes of text without quotes, and what to write; empty when it reads what we do."""
+    if _WORD.fullmatch(text):
+        return "a word in YAML 1.2 and a boolean to kubectl; write true or false, or put it in quotes"
+    if kind == "int" and _OCTAL.fullmatch(text):
+        return "read in base 8 by kubectl; write it without the zero in front"
+    if kind == "float" and text[-1].isdigit() and math.isinf(float(text.replace("_", ""))):
+        return "too large for a number"
+    if kind in ("int", "float") and "_" in text:
+        return "not read as a number by everybody; write the digits without _"
+    if kind == "str" and _is_number(text):
+        return "a word in YAML 1.2 and a number to kubectl; write the number otherwise, or put it in quotes"
+    return ""
+
+
+def _is_converted(key: str) -> bool:
+    """Tell whether kubectl makes another key of one without quotes (`1.0` becomes "1"), or refuses it."""
+    return _OTHER_KEY.fullmatch(key) is not None or (_is_number(key) and _KEY_BY_ITSELF.fullmatch(key) is None)
+
+
+def _is_number(text: str) -> bool:
+    return text[:1] in "+-.0123456789" and _NUMBER.fullmatch(text.replace("_", "")) is not None
+
+
 class _Walker:
     """Turns composed nodes into plain data, noting lines and problems on the way."""
 
-    def __init__(self, reader: YAML, name: str) -> None:
-        self._name = name
+    def __init__(self, reader: YAML, name: str, *, for_kubectl: bool) -> None:
+        self._name, self._for_kubectl = name, for_kubectl
         self.lines: dict[KeyPath, int] = {}
         self.problems: list[Problem] = []
         self._constructor = reader.constructor
@@ -171,11 +218,16 @@ class _Walker:
             if key == "<<":
                 self._problem(here, "merge keys are not YAML 1.2; write the keys out")
             self._check_text(key, here)
+            if self._for_kubectl and _is_plain(key_node) and _is_converted(key):
+                self._problem(here, "kubectl makes something else of this key; put it in quotes")
             result[key] = self.value(value_node, here)
         return result
 
     def _scalar(self, node: ScalarNode, path: KeyPath) -> Any:
         kind = str(node.tag).removeprefix(_CORE)
+        if self._for_kubectl and _is_plain(node) and (problem := _read_otherwise(str(node.value), kind)):
+            self._problem(path, f"{shown(str(node.value))} is {problem}")
+            return None
         if kind in _AS_TEXT:
             self._check_text(str(node.value), path)
             return str(node.value)

@@ -70,7 +70,8 @@ def borders(schema: dict[str, Any]) -> list[Any]:
     if "pattern" in schema:
         good = ["a", "A-1", "a.b", "12h", "012h", "90s", "1d", "999d", "1000d", "500m", "64Gi", "1.5", "1e3", "s3://b",
                 "s3://b/x y", "s3:///x", "http://x", "./runs", "/data/x", "hf://a/b@c", "hf://a", "preset:tiny",
-                "preset:", "a/b", "a.b/c", "-a", "a-", "a..b", "r.example/i:1@sha256:0"]  # fmt: skip
+                "gs://b/x", "az://b/x", "preset:", "a/b", "a.b/c", "-a", "a-", "a..b",
+                "r.example/i:1@sha256:0"]  # fmt: skip
         values += [*good, *(word + "\n" for word in good[:4])]
     return values
 

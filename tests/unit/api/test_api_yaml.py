@@ -93,6 +93,47 @@ def test_a_wrong_setting_is_named_with_its_line_value_and_what_is_allowed(extra:
     assert [] == [word for word in words if word not in message], message
 
 
+@pytest.mark.parametrize("word", ["y", "N", "yes", "No", "ON", "off"])
+def test_a_word_that_kubectl_takes_for_a_boolean_stands_in_quotes(word: str) -> None:
+    message = problem(BASE + f"  workers: {{profile: {word}}}\n")
+
+    assert f"line 7: spec.workers.profile: '{word}' is a word in YAML 1.2 and a boolean to kubectl" in message
+    quoted = load_finetune(BASE + f"  training: {{config: {{model: {{x: '{word}'}}}}}}\n")
+    assert {"model": {"x": word}} == quoted.spec.training.config
+
+
+@pytest.mark.parametrize("number", ["010", "-07", "00"])
+def test_a_number_that_kubectl_reads_in_base_8_is_refused(number: str) -> None:
+    message = problem(BASE + f"  training: {{seed: {number}}}\n")
+
+    assert f"spec.training.seed: '{number}' is read in base 8 by kubectl" in message
+
+
+@pytest.mark.parametrize("number", ["1_000", "._7", "0O1", "0B1", "1e400"])
+def test_a_number_that_others_take_for_a_word_or_the_other_way_round_is_refused(number: str) -> None:
+    message = problem(BASE + f"  training: {{config: {{optim: {{x: {number}}}}}}}\n")
+
+    assert f"spec.training.config.optim.x: '{number}' is" in message
+
+
+@pytest.mark.parametrize(
+    "key", ["yes", "N", "True", "~", "Null", "1.0", ".5", "1e3", "010", "0x1F", "1_000", "+1", ".inf"]
+)
+def test_a_key_that_kubectl_changes_stands_in_quotes(key: str) -> None:
+    message = problem(BASE.replace("{uri: s3://datasets/blood}", f"{{uri: s3://d/x, phrases: {{{key}: [cell]}}}}"))
+
+    assert "kubectl makes something else of this key; put it in quotes" in message
+    quoted = BASE.replace("{uri: s3://datasets/blood}", f"{{uri: s3://d/x, phrases: {{'{key}': [cell]}}}}")
+    assert {key: ("cell",)} == load_finetune(quoted).spec.data.phrases
+
+
+@pytest.mark.parametrize("key", ["1", "0", "-5", "true", "yes no", "x1", "1.0.0", "1a"])
+def test_a_key_that_kubectl_leaves_alone_needs_no_quotes(key: str) -> None:
+    text = BASE.replace("{uri: s3://datasets/blood}", f"{{uri: s3://d/x, phrases: {{{key}: [cell]}}}}")
+
+    assert {key: ("cell",)} == load_finetune(text).spec.data.phrases
+
+
 @pytest.mark.parametrize(
     ("extra", "words"),
     [
