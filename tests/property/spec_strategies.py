@@ -12,7 +12,25 @@ PATHS = sorted(LEAVES)
 ALWAYS_MUTABLE = [(name,) for name in MUTABLE] + [("workers", "nodes")]
 OBJECTS = [path for path in PATHS if "properties" in LEAVES[path]]
 STRANGE_NAMES = ("bogus", "_target_", "", "apiVersion", "metadata", "status", "$ref", "a b", "\u00e9", "__class__")
-Change = tuple[str, tuple[str, ...], Any]
+FEW = st.none() | st.integers(1, 6)
+RULED: dict[tuple[str, ...], st.SearchStrategy[Any]] = {
+    ("backend",): st.sampled_from(["kubernetes", "slurm"]),
+    ("task",): st.sampled_from(["detection", "segmentation"]),
+    ("slurm",): st.sampled_from([None, {"site": "alps"}]),
+    ("data", "uri"): st.sampled_from([None, "s3://d/x"]),
+    ("data", "train"): st.sampled_from([None, {"images": "s3://d/i", "annotations": "s3://d/a.json"}]),
+    ("data", "exhaustive"): st.none() | st.booleans(),
+    ("data", "exhaustiveCategories"): st.sampled_from([None, [], ["a"]]),
+    ("training", "globalBatchSize"): st.integers(1, 20),
+    ("training", "epochs"): FEW,
+    ("training", "maxSteps"): FEW,
+    ("training", "maxDuration"): st.sampled_from([None, "1h"]),
+    ("workers", "nodes"): st.integers(1, 6),
+    ("workers", "minNodes"): FEW,
+    ("workers", "maxNodes"): FEW,
+    ("workers", "gpusPerNode"): st.integers(0, 3),
+    ("evaluation", "metric"): st.sampled_from(["bbox_AP", "segm_AP", "cgF1"]),
+}
 
 
 @st.composite
@@ -70,26 +88,17 @@ def _without(spec: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _several(spec: dict[str, Any], draw: st.DrawFn) -> dict[str, Any]:
-    """Return the spec with fields that rules read together, each valid by itself."""
-    few = st.none() | st.integers(1, 6)
-    values: dict[tuple[str, ...], st.SearchStrategy[Any]] = {
-        ("backend",): st.sampled_from(["kubernetes", "slurm"]),
-        ("task",): st.sampled_from(["detection", "segmentation"]),
-        ("slurm",): st.sampled_from([None, {"site": "alps"}]),
-        ("data", "uri"): st.sampled_from([None, "s3://d/x"]),
-        ("data", "train"): st.sampled_from([None, {"images": "s3://d/i", "annotations": "s3://d/a.json"}]),
-        ("data", "exhaustive"): st.none() | st.booleans(),
-        ("data", "exhaustiveCategories"): st.sampled_from([None, [], ["a"]]),
-        ("training", "globalBatchSize"): st.integers(1, 20),
-        ("training", "epochs"): few,
-        ("training", "maxSteps"): few,
-        ("training", "maxDuration"): st.sampled_from([None, "1h"]),
-        ("workers", "nodes"): st.integers(1, 6),
-        ("workers", "minNodes"): few,
-        ("workers", "maxNodes"): few,
-        ("workers", "gpusPerNode"): st.integers(0, 3),
-        ("evaluation", "metric"): st.sampled_from(["bbox_AP", "segm_AP", "cgF1"]),
-    }
-    for path in draw(st.lists(st.sampled_from(sorted(values)), min_size=1, max_size=6, unique=True)):
-        spec = with_value(spec, path, draw(values[path]))
+    """Return the spec with some of the fields that rules read together, each valid by itself."""
+    for path in draw(st.lists(st.sampled_from(sorted(RULED)), min_size=1, max_size=6, unique=True)):
+        spec = with_value(spec, path, draw(RULED[path]))
+    return spec
+
+
+@st.composite
+def ruled_specs(draw: st.DrawFn) -> dict[str, Any]:
+    """Draw a small spec with all the fields that rules read together, each valid by itself or absent."""
+    spec = SMALL
+    for path, values in RULED.items():
+        if draw(st.booleans()):
+            spec = with_value(spec, path, draw(values))
     return spec

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from resource_server import ResourceServer
 from spec_cases import ANY_TYPE, FULL, LEAVES, SMALL, candidates, pydantic_verdict, resource, with_value
-from spec_strategies import changed_specs, mutable_specs
+from spec_strategies import changed_specs, mutable_specs, ruled_specs
 
 pytestmark = pytest.mark.timeout(3600)
 NAMESPACE = "differential"
@@ -59,12 +59,12 @@ def assert_same(server: ResourceServer, spec: dict[str, Any]) -> bool:
     return not theirs
 
 
-def judge(server: ResourceServer, *, count: int) -> None:
+def judge(server: ResourceServer, specs: st.SearchStrategy[dict[str, Any]], *, count: int) -> None:
     """Compare the verdicts on as many new resources."""
     tally: Counter[bool] = Counter()
 
     @settings(max_examples=count, deadline=None, suppress_health_check=list(HealthCheck))
-    @given(spec=changed_specs())
+    @given(spec=specs)
     def each(spec: dict[str, Any]) -> None:
         tally[assert_same(server, spec)] += 1
 
@@ -105,7 +105,11 @@ def bare(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_new_resources_have_the_same_verdict(server: ResourceServer) -> None:
-    judge(server, count=200)
+    judge(server, changed_specs(), count=200)
+
+
+def test_rules_over_several_fields_have_the_same_verdict(server: ResourceServer) -> None:
+    judge(server, ruled_specs(), count=200)
 
 
 def test_changes_have_the_same_verdict(server: ResourceServer, stored: dict[str, dict[str, Any]]) -> None:
@@ -131,7 +135,8 @@ def test_every_border_of_every_field_has_the_same_verdict(server: ResourceServer
 
 @pytest.mark.soak
 def test_thousands_of_new_resources_have_the_same_verdict(server: ResourceServer) -> None:
-    judge(server, count=5000)
+    judge(server, changed_specs(), count=3000)
+    judge(server, ruled_specs(), count=2000)
 
 
 @pytest.mark.soak
