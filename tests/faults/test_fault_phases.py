@@ -139,7 +139,9 @@ def test_a_rank_that_is_stopped_is_noticed_and_changes_no_bit(undisturbed: Runs,
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_a_rank_that_dawdles_in_every_phase_is_waited_for(undisturbed: Runs, like: Make, figures: Figures):
-    check_chain(undisturbed(2), like(2), dict.fromkeys(PHASES, "sleep=2"), restarts=False)
+    # Nothing is restored in a run that nobody ends.
+    phases = [phase for phase in PHASES if phase != "restore"]
+    check_chain(undisturbed(2), like(2), dict.fromkeys(phases, "sleep=2"), restarts=False)
 
     figures.add(CHAINS, seed="sleep", faults=len(PHASES), different_bits=0)
 
