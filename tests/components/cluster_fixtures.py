@@ -20,11 +20,10 @@ NODES = 4
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """A control plane with our CRD and a few nodes that kwok plays. Whoever stops or pauses a part starts another."""
-    plane = ControlPlane(tmp_path_factory.mktemp("cluster"))
+    plane = ControlPlane(tmp_path_factory.mktemp("cluster"), definitions=apply_crds)
     try:
         plane.start()
         plane.start_kwok(nodes=NODES)
-        apply_crds(plane)
         yield plane
     except ComponentMissing as error:
         need_tool(str(error))
@@ -65,11 +64,10 @@ def kueue_cluster(cluster: ControlPlane, tmp_path_factory: pytest.TempPathFactor
 
     `cluster` tells first whether the machine can have one.
     """
-    plane = ControlPlane(tmp_path_factory.mktemp("kueue-cluster"))
+    plane = ControlPlane(tmp_path_factory.mktemp("kueue-cluster"), definitions=apply_crds)
     try:
         plane.start()
         plane.start_kwok(nodes=NODES)
-        apply_crds(plane)
         start_kueue(plane)
         yield plane
     except ComponentMissing as error:

@@ -64,9 +64,15 @@ class ControlPlane:
         admin_kubeconfig: of a user who may do everything.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """Prepare; nothing is started before the context is entered."""
-        self.folder = folder
+    def __init__(self, folder: Path, *, definitions: Callable[["ControlPlane"], None] | None = None) -> None:
+        """Prepare; nothing is started before the context is entered.
+
+        Args:
+            folder: of everything; exists.
+            definitions: installs resources of one's own before the controllers start. The garbage collector learns of
+                later ones within half a minute, and until then deletes nothing that belongs to them.
+        """
+        self.folder, self._definitions = folder, definitions
         self.audit_log = folder / "audit.jsonl"
         self.admin_kubeconfig = folder / "admin.kubeconfig"
         self._port, self._etcd_port, self._peer_port = free_port(), free_port(), free_port()
@@ -121,6 +127,8 @@ class ControlPlane:
         self.run("etcd", self._etcd_arguments(), "etcd", "server")
         self.run("kube-apiserver", self._apiserver_arguments(), "kubernetes", "kube-apiserver")
         self.wait_until_ready()
+        if self._definitions is not None:
+            self._definitions(self)
         self.run("kube-controller-manager", self._controller_arguments(), "kubernetes", "kube-controller-manager")
         scheduler = ["--kubeconfig", str(self._kubeconfig(SCHEDULER)), "--leader-elect=false", "--secure-port=0"]
         self.run("kube-scheduler", scheduler, "kubernetes", "kube-scheduler")

@@ -78,10 +78,9 @@ def down(folder: Path) -> int:
 def keep(folder: Path, *, nodes: int) -> int:
     """Run the control plane until SIGTERM; returns the exit status."""
     try:
-        with ControlPlane(folder) as plane:
+        with ControlPlane(folder, definitions=apply_crds) as plane:
             if nodes:
                 plane.start_kwok(nodes=nodes)
-            apply_crds(plane)
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
             (folder / "ready").touch()
             signal.pause()

@@ -14,9 +14,12 @@ from pathlib import Path
 
 import pytest
 from control_plane import ControlPlane, kubectl
+from definitions import apply_crds
 from programs import Program, free_port
+from spec_cases import SMALL, resource
 
 from components import ComponentMissing, cache_root
+from sam3ft_api.spec import API_VERSION, KIND
 
 ROOT = Path(__file__).parents[3]
 TOOL = ROOT / "tools/cluster/cluster"
@@ -25,8 +28,20 @@ TOOL = ROOT / "tools/cluster/cluster"
 @pytest.fixture
 def own_plane(cluster: ControlPlane, tmp_path: Path) -> Iterator[ControlPlane]:
     """A control plane of the test's own, to be struck; `cluster` tells first whether the machine can have one."""
-    with ControlPlane(tmp_path) as plane:
+    with ControlPlane(tmp_path, definitions=apply_crds) as plane:
         yield plane
+
+
+def test_what_belongs_to_a_resource_goes_with_it_from_the_first_second(own_plane: ControlPlane) -> None:
+    kubectl(own_plane, "create", "-f", "-", stdin=json.dumps(resource(SMALL)))
+    uid = kubectl(own_plane, "get", "sft", "run", "-o", "jsonpath={.metadata.uid}")
+    owner = {"apiVersion": API_VERSION, "kind": KIND, "name": "run", "uid": uid}
+    child = {"metadata": {"name": "child", "ownerReferences": [owner]}}
+    own_plane.post("/api/v1/namespaces/default/configmaps", child)
+    kubectl(own_plane, "delete", "sft", "run")
+
+    # The collector looks for resources that were defined later every 30 s.
+    kubectl(own_plane, "wait", "--for=delete", "configmap/child", "--timeout=10s")
 
 
 def test_an_account_may_do_nothing_that_nobody_allowed_and_the_audit_log_tells(
