@@ -79,11 +79,13 @@ class Delete:
         kind: of the object.
         name: of the object.
         uid: of the object that was seen; empty for a kind that is not watched by uid.
+        is_forced: without any grace: its node does not answer, and nobody will ever confirm its end.
     """
 
     kind: Literal["Job", "Pod", "Service", "ConfigMap", "NetworkPolicy", "Secret"]
     name: str
     uid: str = ""
+    is_forced: bool = False
 
 
 @dataclass(frozen=True, slots=True)

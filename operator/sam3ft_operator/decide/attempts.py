@@ -1,28 +1,26 @@
-"""One attempt from its opening to its end: what runs, what ended, whether to go on, and how."""
+"""One attempt from its opening to its end: what ended, whether to go on, and how."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from sam3ft_api import names
-from sam3ft_api.names import coordinator_name
-from sam3ft_api.status import BudgetStatus, ConditionType, ExportStatus, Phase
+from sam3ft_api.status import AttemptStatus, BudgetStatus, ExportStatus, Phase
 from sam3ft_operator.decide import ledger
-from sam3ft_operator.decide.budget import add_counted, add_ends, exhaustion
-from sam3ft_operator.decide.course import Claim, Course
-from sam3ft_operator.decide.ends import PodEnd, Weight, end_of_job, verdict_of_group
+from sam3ft_operator.decide.budget import add_counted, add_ends, counted_within, exhaustion
+from sam3ft_operator.decide.course import Course
+from sam3ft_operator.decide.ends import PodEnd, Weight, end_of_group, end_of_job
 from sam3ft_operator.decide.look import Look
+from sam3ft_operator.decide.mend import missing, remove_older, written_off
+from sam3ft_operator.decide.nodes import NO_NODE_LEFT, PATIENCE_S, excluded_nodes, finds_none
 from sam3ft_operator.decide.scale import scale_actions
 from sam3ft_operator.decide.stall import stalled_for
-from sam3ft_operator.decide.trouble import start_trouble
+from sam3ft_operator.decide.standing import standing
 from sam3ft_operator.decide.words import cut, span
-from sam3ft_operator.decision import Action, Delete, Ensure, FailPod, Note, Part
-from sam3ft_operator.observed import PodView
+from sam3ft_operator.decision import Note
 
 MOST_ENDS = 4
 """Failed pods of one Job after which a fresh attempt is made: the Job controller would wait 80 s for the next one."""
 PAUSES_S = (0.0, 10.0, 20.0, 40.0, 60.0)
 """Pause before an attempt, by the ends in a row without a newer commit."""
-COORDINATOR_START_S = 60.0
 LOOK_AGAIN_S = 15.0
 
 
@@ -30,21 +28,17 @@ def attempt_course(look: Look) -> Course:
     """Return what follows for a run whose data set is ready and that nobody has paused or ended."""
     if look.attempt is None:
         return _between(look)
-    ends = ledger.ends_of(look.workers)
+    ends = ledger.ends_of(look)
     changes = ledger.counted(look, ends)
+    if _is_complete(look):
+        return _succeeded(look, changes)
     verdict = _verdict(look, ends)
     if verdict is not None:
         return failed(look, changes, reason=verdict.reason, message=verdict.message, end=verdict)
-    if _is_complete(look):
-        return _succeeded(look, changes)
-    budget = changes.get("budget", look.status.budget) or BudgetStatus()
-    spent = exhaustion(budget, look.spec.failure_policy, now_s=look.now_s)
-    if spent:
-        last = ends[-1] if ends else None
-        message = cut(f"{spent} {last.message if last is not None else ''}".strip(), 1024)
-        return failed(look, changes, reason="BudgetSpent", message=message, end=last)
-    rolled = _roll(look, ends, changes)
-    return rolled if rolled is not None else _going_on(look, changes)
+    spent = _spent(look, changes, ends)
+    if spent is not None:
+        return spent
+    return _rolled(look, ends, changes) or _going_on(look, ends, changes)
 
 
 def failed(look: Look, changes: dict[str, Any], *, reason: str, message: str, end: PodEnd | None) -> Course:
@@ -53,6 +47,11 @@ def failed(look: Look, changes: dict[str, Any], *, reason: str, message: str, en
     return Course(
         Phase.FAILED, reason, message, changes=closed, notes=(Note("Warning", reason, message),), requeue_s=0.0
     )
+
+
+def pause_s(without_progress: int) -> float:
+    """Return the pause before the next try, by the ends in a row that brought nothing."""
+    return PAUSES_S[min(without_progress, len(PAUSES_S) - 1)]
 
 
 def _succeeded(look: Look, changes: dict[str, Any]) -> Course:
@@ -72,86 +71,127 @@ def _succeeded(look: Look, changes: dict[str, Any]) -> Course:
 
 
 def _is_complete(look: Look) -> bool:
-    job = look.job
-    return job is not None and job.is_complete
+    """All pods have succeeded, or the group says that commit and export are verified and no pod is left to end."""
+    job, group = look.job, look.group
+    if job is not None and job.is_complete:
+        return True
+    return group is not None and group.state == "complete" and not look.living
 
 
 def _verdict(look: Look, ends: tuple[PodEnd, ...]) -> PodEnd | None:
     """Return what ends the run: a pod's word first, because it names rank and traceback."""
     found = next((end for end in ends if end.weight is Weight.VERDICT), None)
-    group = look.group
-    if found is None and group is not None and group.verdict is not None:
-        told = group.verdict
-        found = verdict_of_group(
-            told.code, told.message, node=told.node, rank=told.rank, step=told.step, at_s=group.read_s
-        )
+    told = _told(look)
+    if found is None and told is not None and told.weight is Weight.VERDICT:
+        found = told
     job = look.job
     if found is None and job is not None and job.failure_reason:
         found = end_of_job(job.failure_reason, job.failure_message, at_s=look.now_s)
     return found
 
 
-def _roll(look: Look, ends: tuple[PodEnd, ...], changes: dict[str, Any]) -> Course | None:
-    """Return the course that closes the attempt to open a fresh one; None while this one can go on."""
-    job = look.job
-    stall_s = stalled_for(look)
-    if job is not None and job.failure_reason:
-        reason, why = "JobFailed", f"Job {job.name} failed: {job.failure_reason}: {job.failure_message}"
-    elif len(ends) >= MOST_ENDS:
-        reason, why = "BackoffAvoided", f"{len(ends)} pods of attempt {_number(look)} have ended"
-    elif stall_s is not None:
-        reason, why = "Hung", f"no step has finished for {span(stall_s)}"
-    else:
+def _told(look: Look) -> PodEnd | None:
+    group = look.group
+    return end_of_group(group.verdict, at_s=group.read_s) if group is not None and group.verdict is not None else None
+
+
+def _spent(look: Look, changes: dict[str, Any], ends: tuple[PodEnd, ...]) -> Course | None:
+    """Return the end of a run that has spent its failure policy; None while it has not."""
+    budget = changes.get("budget", look.status.budget) or BudgetStatus()
+    spent = exhaustion(budget, look.spec.failure_policy, now_s=look.now_s)
+    if not spent:
         return None
-    last = ends[-1] if ends and reason != "Hung" else None
-    closed = ledger.closed(look, changes, reason=last.reason if last is not None else reason, end=last)
-    if not ends:
-        before = closed.get("budget", look.status.budget) or BudgetStatus()
-        closed["budget"] = add_ends(before, count=1, commit_step=None)
-    if reason == "Hung":
-        closed = _count_hang(look, closed)
-    message = cut(f"{why}; a fresh attempt goes on from the newest commit.", 1024)
-    return Course(
-        Phase.RESTARTING, reason, message, changes=closed, notes=(Note("Warning", reason, message),), requeue_s=0.0
-    )
+    last = ends[-1] if ends else None
+    message = cut(f"{spent} {last.message if last is not None else ''}".strip(), 1024)
+    return failed(look, changes, reason="BudgetSpent", message=message, end=last)
 
 
-def _count_hang(look: Look, changes: dict[str, Any]) -> dict[str, Any]:
-    budget = add_counted(changes.get("budget") or look.status.budget or BudgetStatus(), count=1, at_s=look.now_s)
-    return {**changes, "budget": budget, "restarts": changes.get("restarts", look.status.restarts) + 1}
+@dataclass(frozen=True, slots=True)
+class _Roll:
+    """Why an attempt is closed to open a fresh one; what it costs beside the ends that were counted already."""
+
+    reason: str
+    why: str
+    end: PodEnd | None
+    is_fruitless: bool = False
+    is_counted: bool = False
+
+
+def _why_roll(look: Look, ends: tuple[PodEnd, ...]) -> _Roll | None:
+    job, number, told = look.job, look.attempt.n if look.attempt is not None else 0, _told(look)
+    last = ends[-1] if ends else None
+    if told is not None:
+        # Whoever joins this group hears the same, so only another group can go on.
+        return _Roll(told.reason, told.message.rstrip("."), told, is_fruitless=not ends)
+    if job is not None and job.failure_reason:
+        why = f"Job {job.name} failed: {job.failure_reason}: {job.failure_message.rstrip('.')}"
+        return _Roll(last.reason if last is not None else "JobFailed", why, last, is_fruitless=not ends)
+    is_whole = sum(pod.attempt == number for pod in look.living) >= look.spec.workers.nodes
+    if last is not None and len(ends) >= MOST_ENDS and not is_whole:
+        return _Roll(last.reason, f"{len(ends)} pods of attempt {number} have ended", last)
+    stall_s = stalled_for(look)
+    if stall_s is not None:
+        # Rounded, so that two looks at the same silence say the same.
+        why = f"no step has finished for {span(stall_s // 60 * 60)}"
+        return _Roll("Hung", why, None, is_fruitless=True, is_counted=True)
+    if finds_none(look):
+        names = ", ".join(excluded_nodes(look))
+        return _Roll(NO_NODE_LEFT, f"no node was found beside those avoided ({names}) within {span(PATIENCE_S)}", None)
+    return None
+
+
+def _rolled(look: Look, ends: tuple[PodEnd, ...], changes: dict[str, Any]) -> Course | None:
+    """Return the course that closes the attempt to open a fresh one; None while this one can go on."""
+    roll = _why_roll(look, ends)
+    if roll is None:
+        return None
+    closed = ledger.closed(look, changes, reason=roll.reason, end=roll.end)
+    budget = closed.get("budget", look.status.budget) or BudgetStatus()
+    if roll.is_counted:
+        budget = add_counted(budget, count=1, at_s=look.now_s)
+        closed["restarts"] = closed.get("restarts", look.status.restarts) + 1
+        closed["attempts"] = _counting_one_more(closed["attempts"])
+    closed["budget"] = add_ends(budget, count=int(roll.is_fruitless), commit_step=None)
+    spent = _spent(look, closed, ends)
+    if spent is not None:
+        return replace(spent, changes={**spent.changes, "attempts": closed["attempts"]})
+    message = cut(f"{roll.why}; a fresh attempt goes on from the newest commit.", 1024)
+    note = Note("Warning", roll.reason, message)
+    return Course(Phase.RESTARTING, roll.reason, message, changes=closed, notes=(note,), requeue_s=0.0)
+
+
+def _counting_one_more(attempts: tuple[AttemptStatus, ...]) -> tuple[AttemptStatus, ...]:
+    last = attempts[-1]
+    more = last.model_copy(update={"ends": last.ends + 1, "counted": last.counted + 1})
+    return (*attempts[:-1], more)
 
 
 def _between(look: Look) -> Course:
     """No attempt is open: remove what the last one left, wait its pause, and open the next."""
     is_first = look.newest is None
     phase = Phase.STARTING if is_first else Phase.RESTARTING
-    leftovers = remove_workers(look)
-    if leftovers or not ledger.workers_gone(look):
+    if remove_older(look) or not ledger.workers_gone(look):
         return Course(
-            phase, "CleaningUp", "Pods of the attempt before are ended.", actions=leftovers, requeue_s=LOOK_AGAIN_S
+            phase,
+            "CleaningUp",
+            "Pods of the attempt before are ended.",
+            actions=(*remove_older(look), *written_off(look)),
+            requeue_s=LOOK_AGAIN_S,
         )
-    pause_s = _pause_left(look)
-    if pause_s > 0:
-        message = f"The next attempt begins in {span(pause_s)}."
-        return Course(phase, "BackOff", message, requeue_s=pause_s)
+    left_s = _pause_left(look)
+    if left_s > 0:
+        stuck = (look.status.budget or BudgetStatus()).without_progress
+        message = f"The next attempt begins after a pause of {span(pause_s(stuck))}."
+        return Course(phase, "BackOff", message, requeue_s=left_s)
     changes = ledger.opened(look)
-    number = changes["attempts"][-1].n
-    nodes = look.spec.workers.nodes
+    number, nodes, avoided = changes["attempts"][-1].n, look.spec.workers.nodes, excluded_nodes(look)
     message = f"Attempt {number} starts with {nodes} node{'s' if nodes > 1 else ''}."
-    return Course(
-        phase, "Starting", message, changes=changes, notes=(Note("Normal", "Starting", message),), requeue_s=0.0
-    )
-
-
-def remove_workers(look: Look) -> tuple[Action, ...]:
-    """Return the deletions of every Job of workers but the open attempt's, and of coordinators of other attempts."""
-    number = _number(look)
-    jobs = [job for job in look.children.jobs if job.role == names.ROLE_WORKER and job.attempt != number]
-    pods = [pod for pod in look.children.of_role(names.ROLE_COORDINATOR) if pod.attempt != number]
-    return (
-        *(Delete("Job", job.name, job.uid) for job in jobs if not job.is_deleted),
-        *(Delete("Pod", pod.name, pod.uid) for pod in pods if pod.deletion_s is None),
-    )
+    was_paused = look.newest is not None and look.newest.reason == "Suspended"
+    notes = [Note("Normal", "Resumed" if was_paused else "Starting", message)]
+    if avoided:
+        text = f"Attempt {number} avoids {', '.join(avoided)}: the run has failed there again and again."
+        notes.append(Note("Warning", "NodesAvoided", cut(text, 1024)))
+    return Course(phase, "Starting", message, changes=changes, notes=tuple(notes), requeue_s=0.0)
 
 
 def _pause_left(look: Look) -> float:
@@ -159,81 +199,23 @@ def _pause_left(look: Look) -> float:
     if newest is None or newest.finished is None or newest.reason == "Suspended":
         return 0.0
     stuck = (look.status.budget or BudgetStatus()).without_progress
-    pause_s = PAUSES_S[min(stuck, len(PAUSES_S) - 1)]
-    return newest.finished.timestamp() + pause_s - look.now_s
+    return newest.finished.timestamp() + pause_s(stuck) - look.now_s
 
 
-def _going_on(look: Look, changes: dict[str, Any]) -> Course:
+def _going_on(look: Look, ends: tuple[PodEnd, ...], changes: dict[str, Any]) -> Course:
     """The attempt is open: make what is missing of it, mend what is broken, and say how far it is."""
-    actions = (*remove_workers(look), *_missing(look), *scale_actions(look), *_dead(look.workers, look.now_s))
-    course = _standing(look)
+    course = standing(look)
+    notes = course.notes
+    if "restarts" in changes:
+        last = next(end for end in reversed(ends) if end.weight is Weight.COUNTED)
+        policy = look.spec.failure_policy
+        used = counted_within(changes["budget"], window_s=policy.window_seconds, now_s=look.now_s)
+        text = f"{last.message} Restart {used} of {policy.max_restarts} within {span(policy.window_seconds)}."
+        notes = (*notes, Note("Warning", last.reason, cut(text, 1024)))
     return replace(
         course,
         changes=changes,
-        actions=actions,
+        notes=notes,
+        actions=(*remove_older(look), *missing(look), *scale_actions(look), *written_off(look)),
         requeue_s=min(LOOK_AGAIN_S, course.requeue_s) if course.requeue_s is not None else LOOK_AGAIN_S,
     )
-
-
-def _missing(look: Look) -> tuple[Action, ...]:
-    """Return what makes the group and the Job whole again, however they came to be missing."""
-    number, run = _number(look), look.resource.name
-    coordinators = look.children.of_role(names.ROLE_COORDINATOR, attempt=number)
-    made: list[Action] = []
-    ended = [pod for pod in coordinators if (pod.has_ended or pod.is_node_lost) and pod.deletion_s is None]
-    made += [Delete("Pod", pod.name, pod.uid) for pod in ended]
-    others = look.children.of_role(names.ROLE_COORDINATOR)
-    is_served = ("Service", coordinator_name(run)) in look.children.objects
-    if not is_served or not others:
-        made.append(Ensure(Part.GROUP, attempt=number))
-    job_is_there = any(job.role == names.ROLE_WORKER for job in look.children.jobs)
-    if not job_is_there and not look.living:
-        nodes = look.spec.workers.nodes
-        made.append(Ensure(Part.WORKERS, attempt=number, nodes=nodes, excluded_nodes=ledger.excluded_nodes(look)))
-    return tuple(made)
-
-
-def _dead(pods: tuple[PodView, ...], now_s: float) -> tuple[FailPod, ...]:
-    """Return the pods to write off: their node is gone, and nobody will ever report their end."""
-    return tuple(
-        FailPod(pod.name, pod.uid, f"node {pod.node} does not answer")
-        for pod in pods
-        if pod.is_node_lost and not pod.has_ended and pod.deletion_s is not None and pod.deletion_s <= now_s
-    )
-
-
-def _standing(look: Look) -> Course:
-    """Return where an open attempt stands."""
-    job, group, number = look.job, look.group, _number(look)
-    has_run = look.status.phase is Phase.RUNNING or number > 1 or (look.status.progress or None) is not None
-    starting = Phase.RESTARTING if number > 1 else Phase.STARTING
-    running = [pod for pod in look.workers if pod.phase == "Running"]
-    if job is not None and job.is_suspended and look.spec.queue is not None and not running:
-        queue = look.spec.queue.local_queue
-        return Course(Phase.QUEUED, "Queued", f"Kueue has not admitted the run yet; it waits in LocalQueue {queue}.")
-    trouble = start_trouble(look, (job,) if job is not None else (), (*look.workers, *_coordinators(look)))
-    if group is not None and group.state in ("running", "stopping") and group.ready_nodes:
-        message = f"{group.ready_nodes} of {look.spec.workers.nodes} nodes train."
-        return Course(Phase.RUNNING, "Running", message, claims=trouble.claims() if trouble is not None else ())
-    if trouble is not None:
-        return trouble.course(starting)
-    if running and look.status.phase is Phase.RUNNING and group is None:
-        claim = Claim(
-            ConditionType.BACKEND_REACHABLE, "Unknown", "CoordinatorSilent", "the coordinator does not answer"
-        )
-        return Course(
-            Phase.RUNNING, "CoordinatorSilent", "The coordinator does not answer; the workers go on.", claims=(claim,)
-        )
-    if running:
-        known = group.known_nodes if group is not None else 0
-        message = f"{known} of {look.spec.workers.nodes} nodes have joined."
-        return Course(Phase.RESTARTING if has_run else starting, "Joining", message)
-    return Course(starting, "Starting", f"Attempt {number} waits for its pods.")
-
-
-def _coordinators(look: Look) -> tuple[PodView, ...]:
-    return look.children.of_role(names.ROLE_COORDINATOR, attempt=_number(look))
-
-
-def _number(look: Look) -> int:
-    return look.attempt.n if look.attempt is not None else 0

@@ -15,9 +15,15 @@ def conditions(
 
     Ready and Stalled are for kstatus: Ready is true for a run that is complete, Stalled for one that needs its user.
     """
-    claims = {claim.type: claim for claim in (*_implied(course), *course.claims)}
+    return claimed(before, (*_implied(course), *course.claims), generation=generation, now_s=now_s)
+
+
+def claimed(
+    before: tuple[Condition, ...], claims: tuple[Claim, ...], *, generation: int, now_s: float
+) -> tuple[Condition, ...]:
+    """Return the conditions with these claims in them, the later of two about one thing."""
     kept = {condition.type: condition for condition in before}
-    for type_, claim in claims.items():
+    for type_, claim in {claim.type: claim for claim in claims}.items():
         kept[type_] = _merged(kept.get(type_), claim, generation=generation, now_s=now_s)
     return tuple(kept[type_] for type_ in ConditionType if type_ in kept)
 
@@ -36,7 +42,7 @@ def _implied(course: Course) -> list[Claim]:
         Claim(ConditionType.DEGRADED, "False", "AsExpected", ""),
         Claim(ConditionType.BACKEND_REACHABLE, "True", "Reachable", ""),
     ]
-    if has_nodes or phase is Phase.SUSPENDED:
+    if has_nodes or phase in (Phase.SUSPENDED, *_ENDED):
         found.append(Claim(ConditionType.SCHEDULED, "True" if has_nodes else "False", reason, message))
     return found
 

@@ -4,12 +4,14 @@ from dataclasses import replace
 
 from sam3ft_api.status import ConditionType, Phase, SAM3FineTuneStatus, SummaryStatus
 from sam3ft_operator.decide.attempts import attempt_course
-from sam3ft_operator.decide.conditions import conditions
+from sam3ft_operator.decide.conditions import claimed, conditions
 from sam3ft_operator.decide.course import Claim, Course
-from sam3ft_operator.decide.ending import deadline_course, ended_course, retry_course
+from sam3ft_operator.decide.ending import deadline_course, ended_course, retry_course, seconds_to_deadline
 from sam3ft_operator.decide.figures import figures, summary
 from sam3ft_operator.decide.goodput import goodput
+from sam3ft_operator.decide.ledger import recovered
 from sam3ft_operator.decide.look import Look
+from sam3ft_operator.decide.news import news
 from sam3ft_operator.decide.preflight import check_course
 from sam3ft_operator.decide.suspend import suspend_course
 from sam3ft_operator.decide.words import cut
@@ -17,6 +19,8 @@ from sam3ft_operator.decision import Decision, Note
 from sam3ft_operator.observed import Children, Resource
 
 REFUSED = "InvalidSpec"
+MOST_TURNS = 8
+"""Changes of state that one look can lead through: an attempt is closed, the next one opened, and so on."""
 
 
 def decide(resource: Resource, children: Children, *, now_s: float) -> Decision:
@@ -30,12 +34,15 @@ def decide(resource: Resource, children: Children, *, now_s: float) -> Decision:
         children: as the watches show them, perhaps a moment old.
         now_s: seconds since the epoch, by the API server's clock.
     """
-    if resource.is_deleted:
-        return Decision(resource.status)
-    if resource.spec is None:
-        return _refusal(resource, now_s=now_s)
-    look = Look(resource, children, now_s)
-    return _decision(look, _course(look))
+    notes: tuple[Note, ...] = ()
+    for _ in range(MOST_TURNS):
+        decision = _decide_once(resource, children, now_s=now_s)
+        notes += decision.notes
+        if decision.requeue_s != 0.0:
+            break
+        # The status is written before the actions, so what follows from it may follow at once.
+        resource = replace(resource, status=decision.status)
+    return replace(decision, notes=notes)
 
 
 def is_worth_writing(old: SAM3FineTuneStatus, new: SAM3FineTuneStatus) -> bool:
@@ -48,48 +55,72 @@ def _steady(status: SAM3FineTuneStatus) -> SAM3FineTuneStatus:
     return status.model_copy(update={"progress": None, "goodput": None, "summary": strings})
 
 
+def _decide_once(resource: Resource, children: Children, *, now_s: float) -> Decision:
+    if resource.is_deleted:
+        return Decision(resource.status)
+    if resource.spec is None:
+        return _refusal(resource, now_s=now_s)
+    look = Look(resource, children, now_s)
+    return _decision(look, _course(look))
+
+
 def _course(look: Look) -> Course:
-    status = look.status
-    was_refused = any(c.type is ConditionType.ACCEPTED and c.status == "False" for c in status.conditions)
-    if status.phase is not None and status.phase.is_final and not was_refused:
+    if _has_ended(look.status):
         return retry_course(look) or ended_course(look)
     if look.spec.backend != "kubernetes":
         return Course(Phase.PENDING, "ForAnotherBackend", f"Waits for the agent of the {look.spec.backend} site.")
-    return deadline_course(look) or suspend_course(look) or check_course(look) or attempt_course(look)
+    course = deadline_course(look) or suspend_course(look) or check_course(look) or attempt_course(look)
+    left_s = seconds_to_deadline(look)
+    if course.requeue_s is not None and left_s is not None and left_s > 0:
+        return replace(course, requeue_s=min(course.requeue_s, left_s))
+    return course if left_s is None or left_s <= 0 else replace(course, requeue_s=left_s)
+
+
+def _has_ended(status: SAM3FineTuneStatus) -> bool:
+    """Say whether a run is over; a spec that was refused and has been mended since ends nothing."""
+    if status.phase is None or not status.phase.is_final:
+        return False
+    return not any(c.type is ConditionType.FAILED and c.reason == REFUSED for c in status.conditions)
 
 
 def _decision(look: Look, course: Course) -> Decision:
     status = look.status
     changes = dict(course.changes)
     changes |= {name: value for name, value in figures(look, course.phase).items() if name not in changes}
-    attempts = changes.get("attempts", status.attempts)
+    changes["attempts"] = attempts = recovered(look, changes.get("attempts", status.attempts))
+    if not _has_ended(status):
+        changes["retried"] = look.spec.retry  # raised before there was anything to try again
     has_ended = look.attempt is not None and bool(attempts) and attempts[-1].finished is not None
     lost = (attempts[-1].lost_steps or 0) if has_ended else 0
     told = look.group.progress if look.group is not None else None
     speed = told.images_per_s if told is not None else None
-    step_s = look.spec.training.global_batch_size / speed if speed else None
+    step_s = look.spec.training.global_batch_size / speed if speed and speed > 0 else None
     changes["goodput"] = goodput(status, course.phase, lost_steps=lost, step_s=step_s, now_s=look.now_s)
     changes["phase"] = course.phase
     changes["observed_generation"] = look.resource.generation
     changes["summary"] = summary(look, course.phase, course.message, changes)
     changes["conditions"] = conditions(status.conditions, course, generation=look.resource.generation, now_s=look.now_s)
-    return Decision(status.model_copy(update=changes), course.actions, course.notes, course.requeue_s)
+    updated = status.model_copy(update=changes)
+    return Decision(updated, course.actions, (*course.notes, *news(status, updated)), course.requeue_s)
 
 
 def _refusal(resource: Resource, *, now_s: float) -> Decision:
     """The API server took a spec that cannot be run: `training.config`, or an address that no pod reaches."""
     status, message = resource.status, cut(resource.refusal, 1024)
     claim = Claim(ConditionType.ACCEPTED, "False", REFUSED, message)
+    known = next((c for c in status.conditions if c.type is ConditionType.ACCEPTED), None)
+    is_new = known is None or known.status != "False" or known.message != message
+    notes = (Note("Warning", REFUSED, message),) if is_new else ()
+    generation = resource.generation
+    if _has_ended(status):
+        # What has ended stays as it ended.
+        kept = claimed(status.conditions, (claim,), generation=generation, now_s=now_s)
+        return Decision(status.model_copy(update={"conditions": kept, "observed_generation": generation}), notes=notes)
     course = Course(Phase.FAILED, REFUSED, message, claims=(claim,))
-    known = status.summary.message if status.summary is not None else None
-    notes = (Note("Warning", REFUSED, message),) if known != message else ()
-    strings = (status.summary or SummaryStatus()).model_copy(update={"message": message})
-    updated = status.model_copy(
-        update={
-            "phase": Phase.FAILED,
-            "observed_generation": resource.generation,
-            "summary": strings,
-            "conditions": conditions(status.conditions, course, generation=resource.generation, now_s=now_s),
-        }
-    )
-    return replace(Decision(updated), notes=notes)
+    changes = {
+        "phase": Phase.FAILED,
+        "observed_generation": generation,
+        "summary": (status.summary or SummaryStatus()).model_copy(update={"message": message}),
+        "conditions": conditions(status.conditions, course, generation=generation, now_s=now_s),
+    }
+    return Decision(status.model_copy(update=changes), notes=notes)

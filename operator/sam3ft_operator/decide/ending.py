@@ -3,46 +3,54 @@
 from sam3ft_api import names
 from sam3ft_api.status import BudgetStatus, Condition, ConditionType, Phase
 from sam3ft_operator.decide.attempts import failed
-from sam3ft_operator.decide.course import Course
-from sam3ft_operator.decide.ledger import counted, ends_of
+from sam3ft_operator.decide.course import Claim, Course
+from sam3ft_operator.decide.ledger import counted, ends_of, with_last_words
 from sam3ft_operator.decide.look import Look
-from sam3ft_operator.decide.suspend import stop_actions
+from sam3ft_operator.decide.mend import coordinators_gone, written_off
+from sam3ft_operator.decide.suspend import saving_course, stop_actions
 from sam3ft_operator.decide.words import span
 from sam3ft_operator.decision import Action, Delete, Note
 
 DEADLINE = "DeadlineExceeded"
+LOOK_AGAIN_S = 15.0
 
 
 def retry_course(look: Look) -> Course | None:
-    """Return the beginning of another try when `retry` was raised on a Failed run; None otherwise."""
+    """Return the beginning of another try when `retry` was raised on a Failed run; None otherwise.
+
+    The data set counts as unknown again: what a check or a worker refused may have been mended since.
+    """
     if look.status.phase is not Phase.FAILED or look.spec.retry <= look.status.retried:
         return None
     message = f"Try {look.spec.retry + 1} goes on from the newest commit."
-    checks = look.children.preflight_job()
-    is_ready = look.holds(ConditionType.DATASET_READY)
-    stale = () if is_ready or checks is None else (Delete("Job", checks.name, checks.uid),)
     changes = {"retried": look.spec.retry, "budget": BudgetStatus(), "restarts": 0}
+    claim = Claim(ConditionType.DATASET_READY, "Unknown", "Retrying", "The data set is checked again.")
     note = Note("Normal", "Retrying", message)
-    return Course(Phase.PENDING, "Retrying", message, changes=changes, actions=stale, notes=(note,), requeue_s=0.0)
+    return Course(Phase.PENDING, "Retrying", message, changes=changes, claims=(claim,), notes=(note,), requeue_s=0.0)
 
 
-def deadline_course(look: Look) -> Course | None:
-    """Return the end of a run that is older than `activeDeadlineSeconds`; None while it is not.
+def seconds_to_deadline(look: Look) -> float | None:
+    """Return the seconds until `activeDeadlineSeconds` are over; None without a deadline or before the first start.
 
     Counted from the first start by the clock on the wall, so also while suspended: what the deadline bounds is when the
     run is over, not how long it trains (`training.maxDuration` bounds that).
     """
-    limit_s, attempts = look.spec.active_deadline_seconds, look.status.attempts
-    if limit_s is None or not attempts or attempts[0].started is None:
+    limit_s, begun = look.spec.active_deadline_seconds, look.status.started
+    return None if limit_s is None or begun is None else begun.timestamp() + limit_s - look.now_s
+
+
+def deadline_course(look: Look) -> Course | None:
+    """Return the end of a run that is older than `activeDeadlineSeconds`, once its workers have saved and ended."""
+    left_s, limit_s = seconds_to_deadline(look), look.spec.active_deadline_seconds
+    if left_s is None or left_s > 0 or limit_s is None:
         return None
-    begun = look.status.started or attempts[0].started
-    if look.now_s - begun.timestamp() < limit_s:
-        return None
-    message = f"activeDeadlineSeconds: {span(limit_s)} have passed since the first start; workers are asked to save."
+    message = f"activeDeadlineSeconds: {span(limit_s)} have passed since the first start."
     if look.attempt is None:
         return Course(Phase.FAILED, DEADLINE, message, notes=(Note("Warning", DEADLINE, message),), requeue_s=0.0)
-    changes = counted(look, ends_of(look.workers))
-    return failed(look, changes, reason=DEADLINE, message=message, end=None)
+    saving = saving_course(look, DEADLINE, f"{message} The workers save a checkpoint and end.")
+    if saving is not None:
+        return saving
+    return failed(look, counted(look, ends_of(look)), reason=DEADLINE, message=message, end=None)
 
 
 def ended_course(look: Look) -> Course:
@@ -50,11 +58,14 @@ def ended_course(look: Look) -> Course:
     phase = look.status.phase or Phase.FAILED
     summary = look.status.summary
     message = summary.message if summary is not None else ""
-    reason = _reason(look)
+    reason, changes = _reason(look), with_last_words(look)
     due_s = _seconds_to_cleanup(look)
     if due_s is not None and due_s <= 0:
-        return Course(phase, reason, message, actions=_everything(look))
-    return Course(phase, reason, message, actions=(*_stop_all(look), *_coordinators(look)), requeue_s=due_s)
+        return Course(phase, reason, message, changes, actions=(*_everything(look), *written_off(look)))
+    actions = (*_stop_all(look), *_coordinators(look), *written_off(look))
+    waits_s = [LOOK_AGAIN_S] if look.living else []
+    waits_s += [due_s] if due_s is not None else []
+    return Course(phase, reason, message, changes, actions=actions, requeue_s=min(waits_s, default=None))
 
 
 def _reason(look: Look) -> str:
@@ -72,8 +83,7 @@ def _coordinators(look: Look) -> tuple[Delete, ...]:
     """The coordinator stays while workers end, so that they hear the verdict."""
     if look.living:
         return ()
-    pods = look.children.of_role(names.ROLE_COORDINATOR)
-    return tuple(Delete("Pod", pod.name, pod.uid) for pod in pods if pod.deletion_s is None)
+    return coordinators_gone(look.children.of_role(names.ROLE_COORDINATOR), now_s=look.now_s)
 
 
 def _seconds_to_cleanup(look: Look) -> float | None:
@@ -90,13 +100,13 @@ def _ended(conditions: tuple[Condition, ...]) -> Condition | None:
 
 
 def _everything(look: Look) -> tuple[Delete, ...]:
-    """Return the deletions of all children; the Secret is not seen, and goes when something that is seen goes."""
+    """Return the deletions of all children.
+
+    The Secret is not seen, so it goes first, while there is something left to see that this has to be done.
+    """
     found: list[Delete] = [Delete("Job", job.name, job.uid) for job in look.children.jobs if not job.is_deleted]
-    pods = look.children.of_role(names.ROLE_COORDINATOR)
-    found += [Delete("Pod", pod.name, pod.uid) for pod in pods if pod.deletion_s is None]
+    found += coordinators_gone(look.children.of_role(names.ROLE_COORDINATOR), now_s=look.now_s)
     for kind, name in sorted(look.children.objects):
         if kind in ("Service", "ConfigMap", "NetworkPolicy"):
             found.append(Delete(kind, name))  # type: ignore[arg-type]  # one of the literals, by the line above
-    if found:
-        found.append(Delete("Secret", names.token_name(look.resource.name)))
-    return tuple(found)
+    return (Delete("Secret", names.token_name(look.resource.name)), *found) if found else ()

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from enum import Enum
 
 from sam3ft_api.exit_codes import EXIT_RULES, ExitCode, rule_for
+from sam3ft_api.messages import Verdict
 from sam3ft_api.status import FirstFailure
-from sam3ft_operator.decide.words import cut
+from sam3ft_operator.decide.words import cut, rank_or_none, shell_code, step_or_none
 from sam3ft_operator.observed import PodView
 
 OUT_OF_HOST_MEMORY = "HostOutOfMemory"
@@ -39,6 +40,7 @@ class PodEnd:
         failure: for the ledger: rank, node, message.
         step: last finished step that it knew; None without a last word.
         commit_step: newest commit that it knew; None without one.
+        index: of the pod in its Job; None where no pod ended.
     """
 
     code: int
@@ -49,6 +51,7 @@ class PodEnd:
     failure: FirstFailure
     step: int | None = None
     commit_step: int | None = None
+    index: int | None = None
 
 
 def end_of(pod: PodView) -> PodEnd | None:
@@ -56,7 +59,8 @@ def end_of(pod: PodView) -> PodEnd | None:
     if pod.phase != "Failed":
         return None
     word = pod.termination
-    code = word.code if word is not None else pod.exit_code if pod.exit_code is not None else int(ExitCode.TERMINATED)
+    seen = word.code if word is not None else pod.exit_code
+    code = shell_code(seen) if seen is not None else int(ExitCode.TERMINATED)
     weight, reason = _judge(pod, code)
     rule = rule_for(code)
     said = word.message if word is not None and word.message else ""
@@ -65,7 +69,7 @@ def end_of(pod: PodView) -> PodEnd | None:
         message = f"{message} {rule.advice}" if message else rule.advice
     detail = cut(word.traceback, 3000) if word is not None else ""
     failure = FirstFailure(
-        rank=word.rank if word is not None else None,
+        rank=rank_or_none(word.rank) if word is not None else None,
         node=cut((word.node if word is not None else "") or pod.node, 253),
         message=cut(f"{message}\n{detail}" if detail else message, 4096),
     )
@@ -74,10 +78,11 @@ def end_of(pod: PodView) -> PodEnd | None:
         reason=reason,
         message=message,
         weight=weight,
-        at_s=pod.finished_s if pod.finished_s is not None else pod.created_s,
+        at_s=next(time_s for time_s in (pod.finished_s, pod.deletion_s, pod.created_s) if time_s is not None),
         failure=failure,
-        step=word.step if word is not None else None,
-        commit_step=word.checkpoint_step if word is not None else None,
+        step=step_or_none(word.step) if word is not None else None,
+        commit_step=step_or_none(word.checkpoint_step) if word is not None else None,
+        index=pod.index,
     )
 
 
@@ -92,19 +97,32 @@ def end_of_job(reason: str, message: str, *, at_s: float) -> PodEnd | None:
     return PodEnd(code, rule.reason, text, Weight.VERDICT, at_s, FirstFailure(message=text))
 
 
-def verdict_of_group(code: int, message: str, *, node: str, rank: int | None, step: int, at_s: float) -> PodEnd:
-    """Return the verdict that a coordinator tells."""
+def end_of_group(told: Verdict, *, at_s: float) -> PodEnd:
+    """Return what ended every member, as a coordinator tells it.
+
+    Members also end together when the store stayed away beyond the budget of their launchers (22): that ends the
+    attempt and not the run.
+    """
+    code = shell_code(told.code)
     rule = rule_for(code)
-    text = cut(f"{message} {rule.advice}" if message else rule.advice, 1024)
-    failure = FirstFailure(rank=rank, node=cut(node, 253), message=text)
-    return PodEnd(code, rule.reason, text, Weight.VERDICT, at_s, failure, step=step)
+    weight = Weight.VERDICT if rule.is_verdict or code in BUDGET_SPENT_INSIDE else Weight.FREE
+    text = cut(f"{told.message} {rule.advice}" if told.message else rule.advice, 1024)
+    failure = FirstFailure(rank=rank_or_none(told.rank), node=cut(told.node, 253), message=text)
+    return PodEnd(code, rule.reason, text, weight, at_s, failure, step=step_or_none(told.step))
 
 
 def _judge(pod: PodView, code: int) -> tuple[Weight, str]:
-    rule = rule_for(code)
-    if rule.is_verdict or (pod.termination is not None and code in BUDGET_SPENT_INSIDE):
+    rule, has_word = rule_for(code), pod.termination is not None
+    if rule.is_verdict and (has_word or not pod.is_disrupted):
         return Weight.VERDICT, rule.reason
-    if pod.reason == "OOMKilled":
+    is_oom = pod.reason == "OOMKilled"
+    was_asked_to_go = pod.is_disrupted or pod.is_node_lost or pod.deletion_s is not None
+    if has_word and code in BUDGET_SPENT_INSIDE and not was_asked_to_go:
+        return Weight.VERDICT, OUT_OF_HOST_MEMORY if is_oom else rule.reason
+    if has_word and not rule.counts:
+        # Its own word comes first: a container is called OOMKilled also when a child was killed long before its end.
+        return Weight.FREE, rule.reason
+    if is_oom:
         # The container's reason, because a killed child leaves its parent to end with 1.
         return Weight.COUNTED, OUT_OF_HOST_MEMORY
     if pod.is_disrupted or pod.is_node_lost:

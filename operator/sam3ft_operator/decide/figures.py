@@ -3,6 +3,8 @@
 They come from the coordinator, so from whoever can reach it: numbers are bounded by their models, text is cut.
 """
 
+import math
+from datetime import datetime
 from typing import Any
 
 from sam3ft_api import names
@@ -10,7 +12,10 @@ from sam3ft_api.status import BestStatus, CheckpointStatus, Phase, ProgressStatu
 from sam3ft_api.worker import Progress
 from sam3ft_operator.decide.budget import moment
 from sam3ft_operator.decide.look import Look
-from sam3ft_operator.decide.words import cut, span
+from sam3ft_operator.decide.words import cut, span, step_or_none
+
+NEW_S = 60.0
+"""Longest time between two looks at a coordinator that answers."""
 
 
 def figures(look: Look, phase: Phase) -> dict[str, Any]:
@@ -27,8 +32,8 @@ def figures(look: Look, phase: Phase) -> dict[str, Any]:
     }
     if group is not None and group.progress is not None:
         changes |= _progress(look, group.progress)
-    if group is not None and group.commit_step is not None:
-        changes |= _checkpoint(look, group.commit_step)
+    if group is not None and (commit := step_or_none(group.commit_step)) is not None:
+        changes |= _checkpoint(look, commit)
     return changes
 
 
@@ -50,22 +55,22 @@ def summary(look: Look, phase: Phase, message: str, changes: dict[str, Any]) -> 
 
 
 def _progress(look: Look, told: Progress) -> dict[str, Any]:
-    step, total = max(0, told.step), max(0, told.total_steps)
+    step, total = step_or_none(told.step) or 0, step_or_none(told.total_steps) or 0
     changes: dict[str, Any] = {
         "progress": ProgressStatus(
             step=step,
             total_steps=total,
-            epoch=max(0.0, told.epoch),
+            epoch=told.epoch if math.isfinite(told.epoch) and told.epoch > 0 else 0.0,
             ratio=min(1.0, step / total) if total else 0.0,
             eta_seconds=max(0.0, told.eta_s) if told.eta_s is not None else None,
             images_per_second=max(0.0, told.images_per_s) if told.images_per_s is not None else None,
             loss=told.loss,
-            last_step_time=_moment_or_none(told.last_step_unix_s, look.now_s),
+            last_step_time=_last_step(look, step, told.last_step_unix_s),
         )
     }
-    if told.best_metric and told.best_value is not None and told.best_step is not None:
-        metric = cut(told.best_metric, 64)
-        changes["best"] = BestStatus(metric=metric, value=told.best_value, step=max(0, told.best_step))
+    best_step = step_or_none(told.best_step)
+    if told.best_metric and told.best_value is not None and best_step is not None:
+        changes["best"] = BestStatus(metric=cut(told.best_metric, 64), value=told.best_value, step=best_step)
     return changes
 
 
@@ -77,8 +82,14 @@ def _checkpoint(look: Look, step: int) -> dict[str, Any]:
     return {"checkpoint": CheckpointStatus(step=step, uri=look.spec.checkpoint.uri or "", time=moment(look.now_s))}
 
 
-def _moment_or_none(unix_s: float | None, now_s: float) -> Any:
-    """Return a time that a pod has told, if it can be one: not in the future, not before computers."""
-    if unix_s is None or not 0 < unix_s <= now_s + 60:
+def _last_step(look: Look, step: int, told_s: float | None) -> datetime | None:
+    """Return when the last step finished: as its node says, but not before its number could be seen here.
+
+    A node's clock may be wrong; the number of a step that is new since the last look is at most `NEW_S` old.
+    """
+    if told_s is None or not math.isfinite(told_s):
         return None
-    return moment(unix_s)
+    known = look.status.progress
+    if known is not None and known.step == step and known.last_step_time is not None:
+        return known.last_step_time
+    return moment(min(max(told_s, look.now_s - NEW_S), look.now_s))

@@ -1,16 +1,24 @@
 """The check of the data set: one Job on the CPU before anything else, made again after ends that are no verdict."""
 
+from dataclasses import replace
+
 from sam3ft_api import names
 from sam3ft_api.exit_codes import rule_for
 from sam3ft_api.status import BudgetStatus, ConditionType, DatasetStatus, Phase
-from sam3ft_operator.decide.budget import add_counted, exhaustion, moment
+from sam3ft_operator.decide.attempts import pause_s
+from sam3ft_operator.decide.budget import add_counted, counted_within, exhaustion, moment
 from sam3ft_operator.decide.course import Claim, Course
 from sam3ft_operator.decide.ends import PodEnd, Weight, end_of, end_of_job
 from sam3ft_operator.decide.look import Look
+from sam3ft_operator.decide.mend import written_off
 from sam3ft_operator.decide.trouble import start_trouble
 from sam3ft_operator.decide.words import cut
-from sam3ft_operator.decision import Delete, Ensure, Note, Part
+from sam3ft_operator.decision import Action, Delete, Ensure, Note, Part
 from sam3ft_operator.observed import JobView, PodView
+
+LOOK_AGAIN_S = 30.0
+CLOCKS_S = 5.0
+"""Seconds by which the clock of a look and the time of an object may differ."""
 
 
 def check_course(look: Look) -> Course | None:
@@ -18,22 +26,36 @@ def check_course(look: Look) -> Course | None:
     if look.holds(ConditionType.DATASET_READY):
         return None
     job = look.children.preflight_job()
-    if job is None:
-        note = Note("Normal", "Checking", "the data set is checked before any accelerator is taken")
-        return Course(
-            Phase.CHECKING,
-            "Checking",
-            "The data set is checked.",
-            actions=(Ensure(Part.PREFLIGHT),),
-            notes=(note,) if look.status.phase is not Phase.CHECKING else (),
-        )
-    return _of_job(look, job)
+    if job is not None and not job.is_deleted and _is_older(look, job):
+        return _checking(actions=(Delete("Job", job.name, job.uid),))
+    course = _checking() if job is None or job.is_deleted else _of_job(look, job)
+    if course.phase is not Phase.CHECKING or course.actions:
+        return course
+    run = look.resource.name
+    made = {
+        ("ConfigMap", names.config_name(run)),
+        ("NetworkPolicy", names.policy_name(run, names.ROLE_PREFLIGHT)),
+    }
+    ensured = (Ensure(Part.PREFLIGHT),) if job is None or not made <= look.children.objects else ()
+    actions = (*(() if job is not None and job.is_deleted else ensured), *written_off(look))
+    return replace(course, actions=actions)
+
+
+def _checking(actions: tuple[Action, ...] = ()) -> Course:
+    message = "The data set is checked before any accelerator is taken."
+    claim = Claim(ConditionType.DATASET_READY, "Unknown", "Checking", message)
+    return Course(Phase.CHECKING, "Checking", message, claims=(claim,), actions=actions, requeue_s=LOOK_AGAIN_S)
+
+
+def _is_older(look: Look, job: JobView) -> bool:
+    """Say whether a Job is of the check before `retry`: since then the data set counts as unknown again."""
+    known = next((c for c in look.status.conditions if c.type is ConditionType.DATASET_READY), None)
+    return known is not None and job.created_s < known.last_transition_time.timestamp() - CLOCKS_S
 
 
 def _of_job(look: Look, job: JobView) -> Course:
-    if job.is_deleted:
-        return Course(Phase.CHECKING, "Checking", "The check of the data set is made anew.")
-    pods = look.children.of_role(names.ROLE_PREFLIGHT)
+    # Pods of a Job that was deleted may outlive it for a while.
+    pods = tuple(pod for pod in look.children.of_role(names.ROLE_PREFLIGHT) if pod.created_s >= job.created_s)
     if job.is_complete or any(pod.phase == "Succeeded" for pod in pods):
         return _passed(pods)
     end = _verdict(job, pods)
@@ -42,8 +64,10 @@ def _of_job(look: Look, job: JobView) -> Course:
     if job.failure_reason:
         return _again(look, job, pods)
     trouble = start_trouble(look, (job,), pods)
-    waiting = Course(Phase.CHECKING, "Checking", "The data set is checked.", requeue_s=30.0)
-    return waiting if trouble is None else trouble.course(Phase.CHECKING)
+    waiting = _checking()
+    if trouble is None:
+        return waiting
+    return replace(trouble.course(Phase.CHECKING), claims=(*waiting.claims, *trouble.claims()))
 
 
 def refused(end: PodEnd) -> Course:
@@ -104,11 +128,15 @@ def _again(look: Look, job: JobView, pods: tuple[PodView, ...]) -> Course:
             notes=(Note("Warning", "BudgetSpent", message),),
         )
     message = cut(f"The check of the data set ended without an answer and is made again: {last}", 1024)
+    pause = at_s + pause_s(counted_within(budget, window_s=look.spec.failure_policy.window_seconds, now_s=look.now_s))
+    is_over = pause <= look.now_s
     return Course(
         Phase.CHECKING,
         "CheckFailed",
         message,
         changes={"budget": budget, "restarts": look.status.restarts + is_new},
-        actions=(Delete("Job", job.name, job.uid),),
+        claims=_checking().claims,
+        actions=(Delete("Job", job.name, job.uid),) if is_over else (),
         notes=(Note("Warning", "CheckFailed", message),) if is_new else (),
+        requeue_s=LOOK_AGAIN_S if is_over else pause - look.now_s,
     )

@@ -1,6 +1,8 @@
-"""Text that comes from pods, made fit for a status: cut, and without characters that act on a terminal."""
+"""What comes from pods, made fit for a status: text is cut and cannot act on a terminal, numbers are in bounds."""
 
 import unicodedata
+
+from sam3ft_api import limits
 
 _KEPT_CONTROLS = frozenset("\n\t")
 
@@ -12,6 +14,22 @@ def cut(text: str, max_chars: int) -> str:
 
 
 _UNSAFE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+
+
+def step_or_none(value: int | None) -> int | None:
+    """Return an optimizer step that a status may hold; None for what is no step."""
+    return value if value is not None and 0 <= value <= limits.MAX_STEP else None
+
+
+def rank_or_none(value: int | None) -> int | None:
+    """Return a global rank that a status may hold; None for what is none."""
+    return value if value is not None and 0 <= value < limits.MAX_WORLD_SIZE else None
+
+
+def shell_code(value: int) -> int:
+    """Return an exit code between 0 and 255, as a shell sees it; 255 for what no process can end with."""
+    code = 128 - value if -128 < value < 0 else value
+    return code if 0 <= code <= 255 else 255
 
 
 def span(seconds: float) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from sam3ft_api import names
 from sam3ft_api.spec import SAM3FineTuneSpec
-from sam3ft_api.status import ConditionType, DatasetStatus, SAM3FineTuneStatus
+from sam3ft_api.status import ConditionType, DatasetStatus, Phase, SAM3FineTuneStatus
 from sam3ft_api.termination import Termination
 from sam3ft_api.worker import Progress
 from sam3ft_operator.decide import decide
@@ -14,6 +14,19 @@ from sam3ft_operator.observed import Children, GroupView, JobView, PodView, Reso
 
 START_S = 1_800_000_000.0
 RUN = "cells"
+CHECK_OBJECTS = frozenset(
+    {("ConfigMap", names.config_name(RUN)), ("NetworkPolicy", names.policy_name(RUN, names.ROLE_PREFLIGHT))}
+)
+"""What is made with the check."""
+OBJECTS = frozenset(
+    {
+        ("ConfigMap", names.config_name(RUN)),
+        ("Service", names.coordinator_name(RUN)),
+        ("NetworkPolicy", names.policy_name(RUN, names.ROLE_WORKER)),
+        ("NetworkPolicy", names.policy_name(RUN, names.ROLE_COORDINATOR)),
+    }
+)
+"""What exists of a run that trains, besides Jobs and pods."""
 
 
 def spec_of(**sections: Any) -> SAM3FineTuneSpec:
@@ -52,22 +65,14 @@ class Run:
     def look(self) -> Decision:
         """Decide once, write the status, and check that deciding again on it changes and tells nothing."""
         decision = self._decide(self.status)
-        again = self._decide(decision.status)
-        if decision.requeue_s != 0.0:
-            assert decision.status == again.status
-            assert () == again.notes
-            assert decision.actions == again.actions
+        again = self._decide(SAM3FineTuneStatus.model_validate_json(decision.status.model_dump_json()))
+        assert decision.requeue_s != 0.0
+        assert decision.status == again.status
+        assert () == again.notes
+        assert decision.actions == again.actions
         self.status = decision.status
         self.notes += decision.notes
         return decision
-
-    def settle(self, *, looks: int = 10) -> Decision:
-        """Look until nothing is due at once."""
-        for _ in range(looks):
-            decision = self.look()
-            if decision.requeue_s != 0.0:
-                return decision
-        raise AssertionError(f"not at rest after {looks} looks: {decision}")
 
     def wait(self, seconds: float) -> None:
         """Let time pass."""
@@ -147,21 +152,37 @@ def group(attempt: int, *, step: int = 100, **fields: Any) -> GroupView:
     return GroupView(attempt=attempt, **(known | fields))
 
 
+def check_job(**fields: Any) -> JobView:
+    """Return the Job that checks the data set."""
+    known = {"uid": "check-1", "created_s": START_S} | fields
+    return JobView(names.preflight_name(RUN), role=names.ROLE_PREFLIGHT, **known)
+
+
+def check_pod(code: int, **fields: Any) -> PodView:
+    """Return the pod of the check, ended with a code and a word about it."""
+    dataset = DatasetStatus(images=9, annotations=30, categories=2) if code == 0 else None
+    word = Termination(
+        code=code, reason="Whatever", message="" if code == 0 else "train has no images", dataset=dataset
+    )
+    known = {"phase": "Failed" if code else "Succeeded", "exit_code": code, "termination": word, "created_s": START_S}
+    return PodView("check", "check-pod", names.ROLE_PREFLIGHT, **(known | fields))
+
+
 def checked(run: Run) -> Run:
-    """Let the check of the data set pass."""
+    """Let the check of the data set pass; the next look sees it."""
     run.look()
-    word = Termination(code=0, reason="Succeeded", dataset=DatasetStatus(images=9, annotations=30, categories=2))
-    done = JobView(names.preflight_name(RUN), "check-1", names.ROLE_PREFLIGHT, created_s=START_S, is_complete=True)
-    said = PodView("check", "check-pod", names.ROLE_PREFLIGHT, phase="Succeeded", exit_code=0, termination=word)
-    run.has(jobs=(done,), pods=(said,))
-    run.look()
+    run.has(
+        jobs=(check_job(is_complete=True, created_s=run.now_s),),
+        pods=(check_pod(0, created_s=run.now_s),),
+        objects=CHECK_OBJECTS,
+    )
     return run
 
 
 def started(run: Run | None = None) -> Run:
     """Let the first attempt be opened, and its children be made."""
     run = checked(run or Run())
-    decision = run.settle()
+    decision = run.look()
     assert {Ensure(Part.GROUP, 1), Ensure(Part.WORKERS, 1, nodes=run.spec.workers.nodes)} == set(decision.actions)
     make_children(run, 1)
     return run
@@ -173,6 +194,14 @@ def make_children(run: Run, attempt: int) -> None:
     run.has(
         jobs=(job(attempt, parallelism=nodes, completions=nodes, active=nodes),),
         pods=(*(pod(attempt, index) for index in range(nodes)), coordinator(attempt)),
-        objects=frozenset({("Service", names.coordinator_name(RUN))}),
+        objects=OBJECTS,
         group=group(attempt),
     )
+
+
+def running(spec: SAM3FineTuneSpec | None = None) -> Run:
+    """Return a run of which the first attempt trains."""
+    run = started(Run(spec) if spec is not None else None)
+    run.look()
+    assert Phase.RUNNING is run.status.phase
+    return run

@@ -3,9 +3,10 @@
 import re
 from pathlib import Path
 
+from sam3ft_api import limits
 from sam3ft_api.exit_codes import ExitCode
 from sam3ft_api.status import Phase
-from sam3ft_operator.decide import attempts, ledger, stall
+from sam3ft_operator.decide import attempts, mend, nodes, stall, standing
 
 PAGE = (Path(__file__).parents[3] / "docs/operator.md").read_text()
 
@@ -24,11 +25,17 @@ def test_every_code_has_its_consequence() -> None:
 
 
 def test_its_numbers_are_those_of_the_code() -> None:
-    words = {4: "fourth", 2: "two"}
     text = " ".join(PAGE.split())
-    assert f"After the {words[attempts.MOST_ENDS]} end within one Job" in text
+    assert f"After the {_WORDS[attempts.MOST_ENDS]} end within one Job" in text
     assert f"a pause of {', '.join(f'{pause:g}' for pause in attempts.PAUSES_S)} s" in text
-    assert f"failed in {words[ledger.EXCLUDE_AFTER]} attempts" in text
-    assert f"{ledger.MOST_EXCLUDED} nodes at most" in text
-    assert (1800, 50) == (stall.FLOOR_S, stall.STEPS)
-    assert "half an hour and for 50 steps" in text
+    assert f"failed in {_WORDS[nodes.EXCLUDE_AFTER]} attempts" in text
+    assert f"{nodes.MOST_EXCLUDED} nodes at most" in text
+    assert f"within {_WORDS[nodes.PATIENCE_S / 60]} minutes" in text
+    assert f"{_WORDS[mend.OVERDUE_S / 60]} minutes after its grace" in text
+    assert f"after {_WORDS[standing.SILENT_S / 60]} minutes; nothing else" in text
+    assert (1800, 50, 1.25) == (stall.WATCHDOG_S, stall.STEPS, stall.MARGIN)
+    assert "at least half an hour) and for 50 steps" in text
+    assert f"in at most {limits.MAX_BUCKETS} entries" in text
+
+
+_WORDS = {2: "two", 4: "fourth", 5: "five", 10: "ten"}
