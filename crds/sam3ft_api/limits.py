@@ -90,7 +90,7 @@ MAX_ATTEMPTS_KEPT = 10
 MAX_STATUS_TEXT = 4096
 """Characters of a condition's message and of the kept end of a failing rank's log."""
 MAX_BUCKETS = 32
-"""Entries of the ledger of counted ends; older ends share one."""
+"""Entries of the ledger of counted ends; those that lie close together share one."""
 MAX_CAUSES = 32
 """Causes among which lost seconds are divided."""
 

@@ -151,7 +151,7 @@ class AttemptStatus(_Status):
     first_failure: Annotated[FirstFailure | None, Field(description="What failed first.")] = None
     lost_steps: Annotated[Count | None, Field(description="Steps done after the newest commit, to be redone.")] = None
     recovery_seconds: Annotated[Seconds | None, Field(description="Seconds from its end to the next step.")] = None
-    ends: Annotated[Count, Field(description="Ends of its pods, whatever the cause.")] = 0
+    ends: Annotated[Count, Field(description="Times that pods of it ended; those within a minute are one.")] = 0
     counted: Annotated[Count, Field(description="Those of them that count against failurePolicy.maxRestarts.")] = 0
 
 
@@ -167,7 +167,7 @@ class BudgetStatus(_Status):
 
     counted: Annotated[
         tuple[CountedEnds, ...],
-        Field(max_length=limits.MAX_BUCKETS, description="Counted ends, oldest first; the oldest ones are merged."),
+        Field(max_length=limits.MAX_BUCKETS, description="Counted ends, oldest first; close ones share an entry."),
     ] = ()
     commit_step: Annotated[Count | None, Field(description="Newest commit that ended a row without progress.")] = None
     without_progress: Annotated[Count, Field(description="Ends in a row without a newer commit.")] = 0

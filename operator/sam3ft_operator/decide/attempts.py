@@ -148,7 +148,7 @@ def _rolled(look: Look, ends: tuple[PodEnd, ...], changes: dict[str, Any]) -> Co
     closed = ledger.closed(look, changes, reason=roll.reason, end=roll.end)
     budget = closed.get("budget", look.status.budget) or BudgetStatus()
     if roll.is_counted:
-        budget = add_counted(budget, count=1, at_s=look.now_s)
+        budget = add_counted(budget, count=1, at_s=look.now_s, window_s=look.spec.failure_policy.window_seconds)
         closed["restarts"] = closed.get("restarts", look.status.restarts) + 1
         closed["attempts"] = _counting_one_more(closed["attempts"])
     closed["budget"] = add_ends(budget, count=int(roll.is_fruitless), commit_step=None)

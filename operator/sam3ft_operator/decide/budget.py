@@ -1,7 +1,8 @@
 """The ledger of `failurePolicy`: counted ends within a window, and ends in a row without a newer commit.
 
-The ledger is bounded. Counted ends beyond its length share an entry with the time of the newer one, so that an end is
-forgotten too late rather than too early.
+The ledger is bounded, however many ends are allowed: counted ends that lie within a thirtieth of the window share an
+entry with the time of the newest, and entries older than the window go. So an end is forgotten too late, by a thirtieth
+of the window at most, and never too early.
 """
 
 from datetime import UTC, datetime
@@ -16,15 +17,22 @@ def moment(seconds: float) -> datetime:
     return datetime.fromtimestamp(int(seconds), UTC)
 
 
-def add_counted(budget: BudgetStatus, *, count: int, at_s: float) -> BudgetStatus:
+def add_counted(budget: BudgetStatus, *, count: int, at_s: float, window_s: float) -> BudgetStatus:
     """Return the ledger with `count` more counted ends at one time; unchanged for none."""
     if count <= 0:
         return budget
-    counted = (*budget.counted, CountedEnds(time=moment(at_s), count=count))
-    while len(counted) > limits.MAX_BUCKETS:
-        first, second, *rest = counted
-        counted = (CountedEnds(time=max(first.time, second.time), count=first.count + second.count), *rest)
-    return budget.model_copy(update={"counted": counted})
+    width_s = max(1.0, window_s / (limits.MAX_BUCKETS - 2))
+    entries = sorted((*budget.counted, CountedEnds(time=moment(at_s), count=count)), key=lambda entry: entry.time)
+    kept: list[CountedEnds] = []
+    for entry in entries:
+        if at_s - entry.time.timestamp() > window_s + 1:  # times are kept to the second
+            continue
+        cell = entry.time.timestamp() // width_s
+        # The second reason is an entry of a policy with another window.
+        if kept and (kept[-1].time.timestamp() // width_s == cell or len(kept) == limits.MAX_BUCKETS):
+            entry = CountedEnds(time=entry.time, count=kept.pop().count + entry.count)  # noqa: PLW2901 - one entry of two
+        kept.append(entry)
+    return budget.model_copy(update={"counted": tuple(kept)})
 
 
 def add_ends(budget: BudgetStatus, *, count: int, commit_step: int | None) -> BudgetStatus:

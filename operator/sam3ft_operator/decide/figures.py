@@ -14,6 +14,8 @@ from sam3ft_operator.decide.budget import moment
 from sam3ft_operator.decide.look import Look
 from sam3ft_operator.decide.words import cut, span, step_or_none
 
+_READABLE = 1e6
+"""A score beyond is none, and has hundreds of digits."""
 NEW_S = 60.0
 """Longest time between two looks at a coordinator that answers."""
 
@@ -48,7 +50,7 @@ def summary(look: Look, phase: Phase, message: str, changes: dict[str, Any]) -> 
         step=f"{progress.step}/{progress.total_steps}" if progress is not None and has_steps else "",
         eta=span(eta) if eta is not None else "",
         loss=f"{progress.loss:.4g}" if progress is not None and progress.loss is not None else "",
-        ap=f"{best.value:.3f}" if best is not None else "",
+        ap=f"{best.value:.3f}" if best is not None and abs(best.value) < _READABLE else "",
         nodes=f"{workers.ready}/{workers.desired}" if workers.desired else "",
         message=cut(message, 1024),
     )

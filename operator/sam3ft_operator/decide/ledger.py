@@ -71,7 +71,8 @@ def counted(look: Look, ends: tuple[PodEnd, ...]) -> dict[str, Any]:
         commits.append(told)
     before = look.status.budget or BudgetStatus()
     at_s = min(look.now_s, max((end.at_s for group in weighed for end in group), default=look.now_s))
-    budget = add_counted(before, count=num_counted - attempt.counted, at_s=at_s)
+    window_s = look.spec.failure_policy.window_seconds
+    budget = add_counted(before, count=num_counted - attempt.counted, at_s=at_s, window_s=window_s)
     budget = add_ends(budget, count=num_ends - attempt.ends, commit_step=max(commits, default=None))
     changes: dict[str, Any] = {}
     if budget != before:

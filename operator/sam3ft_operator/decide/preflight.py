@@ -115,7 +115,7 @@ def _again(look: Look, job: JobView, pods: tuple[PodView, ...]) -> Course:
     budget = look.status.budget or BudgetStatus()
     is_new = all(entry.time < moment(at_s) for entry in budget.counted)
     if is_new:
-        budget = add_counted(budget, count=1, at_s=at_s)
+        budget = add_counted(budget, count=1, at_s=at_s, window_s=look.spec.failure_policy.window_seconds)
     spent = exhaustion(budget, look.spec.failure_policy, now_s=look.now_s)
     last = next((end.message for pod in reversed(pods) if (end := end_of(pod)) is not None), job.failure_message)
     if spent:

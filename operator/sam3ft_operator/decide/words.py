@@ -32,9 +32,12 @@ def shell_code(value: int) -> int:
     return code if 0 <= code <= 255 else 255
 
 
+_LONGEST_S = 1e9
+
+
 def span(seconds: float) -> str:
     """Return a length of time for people: 45s, 12m, 1h20m, 3d4h."""
-    whole = max(0, int(seconds))
+    whole = max(0, int(min(seconds, _LONGEST_S)))
     days, hours, minutes = whole // 86_400, whole % 86_400 // 3600, whole % 3600 // 60
     if days:
         return f"{days}d{hours}h" if hours else f"{days}d"

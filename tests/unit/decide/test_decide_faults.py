@@ -19,7 +19,6 @@ from decide_bench import (
 
 from sam3ft_api.status import ConditionType, Phase
 from sam3ft_operator.decision import Delete, Ensure, FailPod, Part
-from sam3ft_operator.observed import Children
 
 
 def test_a_job_that_was_deleted_by_hand_is_made_again_as_the_same_attempt() -> None:
@@ -137,19 +136,3 @@ def test_a_pause_is_no_stall() -> None:
     run.has(group=group(2, read_s=run.now_s, progress=first.progress.model_copy(update={"last_step_unix_s": None})))
     run.look()
     assert Phase.RUNNING is run.status.phase
-
-
-def test_a_node_that_fails_a_run_twice_is_avoided() -> None:
-    run = running()
-    for attempt in (1, 2):
-        ended = tuple(failed_pod(attempt, 0, 137, word=False, at_s=run.now_s + k, node="bad") for k in range(4))
-        run.has(pods=(*ended, coordinator(attempt)))
-        run.look()
-        run.children = Children()
-        run.wait(60)
-        decision = run.look()
-        if attempt == 1:
-            make_children(run, 2)
-            run.has(group=group(2, commit_step=200))
-            run.look()
-    assert any(isinstance(action, Ensure) and action.excluded_nodes == ("bad",) for action in decision.actions)
