@@ -9,7 +9,8 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("sam3ft_api", "sam3ft_launch", "sam3ft_trainer")
+PACKAGES = {"sam3ft_api": "crds", "sam3ft_launch": "operator", "sam3ft_operator": "operator", "sam3ft_trainer": "trainer"}
+"""Every package with its folder."""
 STRANGERS = ("sam3ft_faults/", "tests/", "runs/", ".venv/", "__pycache__/", ".git/")
 ENTRY = "sam3ft = sam3ft_launch.cli.app:main"
 
@@ -23,7 +24,7 @@ def build(folder: Path) -> tuple[Path, Path]:
 def sources() -> set[str]:
     """Return every file that the wheel must hold, by its path inside the wheel."""
     found = set()
-    for parent, package in zip(("crds", "operator", "trainer"), PACKAGES, strict=True):
+    for package, parent in PACKAGES.items():
         folder = ROOT / parent
         tracked = subprocess.run(
             ["git", "ls-files", "--cached", "--", package], cwd=folder, check=True, capture_output=True, text=True

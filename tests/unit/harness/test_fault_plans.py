@@ -175,7 +175,7 @@ def test_the_wheel_holds_nothing_of_the_harness(tmp_path: Path):
     archive = zipfile.ZipFile(next(tmp_path.glob("*.whl")))
     names = archive.namelist()
 
-    assert {"sam3ft_api", "sam3ft_launch", "sam3ft_trainer"} == {
+    assert {"sam3ft_api", "sam3ft_launch", "sam3ft_operator", "sam3ft_trainer"} == {
         name.split("/")[0] for name in names if ".dist-info/" not in name
     }
     assert [] == [name for name in names if "sam3ft_faults" in name or "sitecustomize" in name]
