@@ -23,7 +23,8 @@ NEW_S = 60.0
 def figures(look: Look, phase: Phase) -> dict[str, Any]:
     """Return the changes of the status that tell how far the run is; what is not known now stays as it was."""
     group = look.children.group
-    ready = group.ready_nodes if group is not None and phase is Phase.RUNNING else 0
+    known = look.status.workers.ready if look.status.workers is not None else 0
+    ready = (group.ready_nodes if group is not None else known) if phase is Phase.RUNNING else 0
     running = [pod for pod in look.workers if pod.phase == "Running"]
     per_node = max(1, look.spec.workers.gpus_per_node)
     desired = 0 if phase.is_final or phase is Phase.SUSPENDED else look.spec.workers.nodes

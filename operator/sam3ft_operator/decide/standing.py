@@ -12,6 +12,8 @@ from sam3ft_operator.observed import PodView
 
 SILENT_S = 300.0
 """Seconds after which a coordinator that does not answer is no longer a matter of moments."""
+QUIET_S = 120.0
+"""Age of the newest step up to which a coordinator that does not answer is not even mentioned."""
 SILENT = "CoordinatorSilent"
 
 
@@ -64,6 +66,9 @@ def _starting(look: Look, running: list[PodView]) -> Course:
 
 def _silent(look: Look, trouble: Trouble | None, course: Course) -> Course:
     """Nobody can ask how the workers are; that is said, and nothing else follows: they do not need the operator."""
+    was_running = look.status.phase is Phase.RUNNING
+    if was_running and trouble is None and _has_just_told(look):
+        return _as_before(look)
     known = next((c for c in look.status.conditions if c.type is ConditionType.BACKEND_REACHABLE), None)
     since_s = known.last_transition_time.timestamp() if known is not None else look.now_s
     is_long = known is not None and (
@@ -73,10 +78,24 @@ def _silent(look: Look, trouble: Trouble | None, course: Course) -> Course:
     claims: list[Claim] = [Claim(ConditionType.BACKEND_REACHABLE, "False" if is_long else "Unknown", SILENT, message)]
     if is_long and trouble is None:
         claims.append(Claim(ConditionType.DEGRADED, "True", SILENT, message))
-    was_running = look.status.phase is Phase.RUNNING
     if was_running and trouble is None:
         return Course(Phase.RUNNING, SILENT, message, claims=tuple(claims))
     return replace(course, claims=(*course.claims, *claims))
+
+
+def _has_just_told(look: Look) -> bool:
+    """Say whether a step is known that is so young that the silence means nothing yet: the operator may be new."""
+    progress = look.status.progress
+    if progress is None or progress.last_step_time is None:
+        return False
+    return look.now_s - progress.last_step_time.timestamp() < QUIET_S
+
+
+def _as_before(look: Look) -> Course:
+    running = next((c for c in look.status.conditions if c.type is ConditionType.RUNNING), None)
+    summary = look.status.summary
+    reason = running.reason if running is not None else "Running"
+    return Course(Phase.RUNNING, reason, summary.message if summary is not None else "")
 
 
 def _word(look: Look) -> Phase:

@@ -113,7 +113,12 @@ def test_a_container_that_is_being_created_for_long_names_the_secret_that_may_be
 
 def test_a_coordinator_that_is_silent_for_long_degrades_the_run_and_restarts_nothing() -> None:
     run = running()
+    before = run.status
     run.has(group=None)
+    run.wait(9)
+    run.look()
+    assert before == run.status
+    run.wait(111)
     run.look()
     assert ("Unknown", "False") == tuple(
         run.condition(type_)[0] for type_ in (ConditionType.BACKEND_REACHABLE, ConditionType.DEGRADED)

@@ -34,6 +34,14 @@ def test_scaling_resizes_the_job_both_ways() -> None:
     assert () == run.look().actions
 
 
+def test_a_run_that_waits_in_a_queue_can_be_made_smaller() -> None:
+    run = started(Run(spec_of(queue={"localQueue": "gpu"})))
+    run.has(jobs=(job(1, is_suspended=True),), pods=(coordinator(1),), group=group(1, state="waiting", ready_nodes=0))
+    run.change(workers={"nodes": 1, "maxNodes": 4})
+
+    assert (Resize(names.worker_job_name(RUN, 1), 1),) == run.look().actions
+
+
 def test_suspending_saves_closes_the_attempt_and_going_on_is_the_next_one() -> None:
     run = running()
     run.change(suspend=True)
