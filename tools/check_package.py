@@ -9,7 +9,12 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = {"sam3ft_api": "crds", "sam3ft_launch": "operator", "sam3ft_operator": "operator", "sam3ft_trainer": "trainer"}
+PACKAGES = {
+    "sam3ft_api": "crds",
+    "sam3ft_launch": "operator",
+    "sam3ft_operator": "operator",
+    "sam3ft_trainer": "trainer",
+}
 """Every package with its folder."""
 STRANGERS = ("sam3ft_faults/", "tests/", "runs/", ".venv/", "__pycache__/", ".git/")
 ENTRY = "sam3ft = sam3ft_launch.cli.app:main"

@@ -158,6 +158,27 @@ def test_deletion_in_the_middle_takes_everything(site: Site, operator: OperatorP
     assert 200 == operator.get("/healthz")[0]
 
 
+def test_what_somebody_deletes_by_hand_is_made_again(site: Site, operator: OperatorProcess) -> None:
+    uid, workers = begin(site)
+    kept = (kinds.CONFIG_MAP, kinds.SERVICE, kinds.NETWORK_POLICY)
+    before = {kind.name: sorted(it["metadata"]["name"] for it in site.children(kind, uid)) for kind in kept}
+    for kind in kept:
+        for name in before[kind.name]:
+            if name != names.policy_name("blood", names.ROLE_PREFLIGHT):
+                site.api.delete(kind, site.namespace, name)
+    site.api.delete(kinds.JOB, site.namespace, names.worker_job_name("blood", 1))
+
+    def made_again() -> bool:
+        now = {kind.name: sorted(it["metadata"]["name"] for it in site.children(kind, uid)) for kind in kept}
+        pods = site.children(kinds.POD, uid, role="worker")
+        fresh = [it for it in pods if it["status"].get("phase") == "Running" and it["metadata"]["name"] not in gone]
+        return now == before and len(fresh) == len(workers)
+
+    gone = {it["metadata"]["name"] for it in workers}
+    wait_for("everything is there again", made_again)
+    assert [1] == [attempt["n"] for attempt in site.resource("blood")["status"]["attempts"]]
+
+
 def test_a_hostile_coordinator_harms_neither_its_run_nor_another(site: Site, operator: OperatorProcess) -> None:
     uid, workers = begin(site)
     [coordinator] = site.wait_for_pods(uid, role="coordinator", count=1)
