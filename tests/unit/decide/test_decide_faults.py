@@ -23,7 +23,9 @@ from sam3ft_operator.decision import Delete, Ensure, FailPod, Part
 
 def test_a_job_that_was_deleted_by_hand_is_made_again_as_the_same_attempt() -> None:
     run = running()
-    run.has(jobs=(), pods=(coordinator(1),), group=group(1, state="waiting", ready_nodes=0))
+    run.has(jobs=(), pods=(pod(1, 0, deletion_s=START_S + 60), coordinator(1)))
+    assert () == run.look().actions  # one of its pods still saves
+    run.has(pods=(coordinator(1),), group=group(1, state="waiting", ready_nodes=0))
 
     assert (Ensure(Part.WORKERS, 1, nodes=2),) == run.look().actions
     run.has(jobs=(job(1),), pods=())
