@@ -6,12 +6,13 @@ take their grace, nodes fall silent with pods that only a write can end, and a r
 """
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import hypothesis.strategies as st
 import pytest
-from decide_bench import CHECK_OBJECTS, OBJECTS, RUN, START_S, coordinator, failed_pod, group, pod, spec_of
+from decide_bench import CHECK_OBJECTS, OBJECTS, RUN, START_S, coordinator, failed_pod, spec_of
+from decide_cluster import Cluster
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -30,79 +31,11 @@ from sam3ft_api.termination import Termination
 from sam3ft_operator.decide import decide
 from sam3ft_operator.decide.budget import counted_within
 from sam3ft_operator.decision import Admit, Decision, Delete, Ensure, FailPod, Part, Pause, Resize
-from sam3ft_operator.observed import Children, JobView, PodView, Resource
+from sam3ft_operator.observed import Children, JobView, Resource
 
 QUIET_LOOKS = 60
 """Looks within which a run is at rest once nothing happens any more."""
 CODES = st.sampled_from([0, 1, 11, 14, 20, 21, 22, 137, 143])
-
-
-@dataclass
-class Cluster:
-    """What exists, and what a controller would do with it."""
-
-    jobs: dict[str, JobView]
-    pods: dict[str, PodView]
-    objects: set[tuple[str, str]]
-    serial: int = 0
-    verdict: Verdict | None = None
-    verdict_attempt: int = 0
-    is_mute: bool = False
-
-    def view(self, *, now_s: float, commit: int) -> Children:
-        """Return what the watches show."""
-        workers = [p for p in self.pods.values() if p.role == names.ROLE_WORKER and p.phase == "Running"]
-        lead = next((p for p in self.pods.values() if p.role == names.ROLE_COORDINATOR and p.phase == "Running"), None)
-        told = None
-        if lead is not None and not self.is_mute:
-            ready = sum(p.attempt == lead.attempt and p.deletion_s is None for p in workers)
-            state = "running" if ready else "waiting"
-            told = group(lead.attempt, state=state, ready_nodes=ready, commit_step=commit or None, read_s=now_s)
-            assert told.progress is not None
-            verdict = self.verdict if self.verdict_attempt == lead.attempt else None
-            progress = told.progress.model_copy(update={"last_step_unix_s": now_s})
-            told = replace(told, progress=progress, verdict=verdict, state="failed" if verdict else state)
-        return Children(tuple(self.jobs.values()), tuple(self.pods.values()), frozenset(self.objects), told)
-
-    def control(self, *, now_s: float) -> None:
-        """Do what the Job controller and the kubelets do in a while."""
-        for name, job in list(self.jobs.items()):
-            mine = [p for p in self.pods.values() if p.role == job.role and p.attempt == job.attempt]
-            if job.is_deleted:
-                del self.jobs[name]
-                self.remove(mine, now_s=now_s)
-            elif job.is_suspended or job.has_ended:
-                self.remove([p for p in mine if not p.has_ended], now_s=now_s)
-                self.jobs[name] = replace(job, active=sum(not p.has_ended for p in mine))
-            else:
-                self.jobs[name] = self.driven(job, mine, now_s=now_s)
-        owners = {(job.role, job.attempt) for job in self.jobs.values()}
-        orphans = [p for p in self.pods.values() if p.index is not None and (p.role, p.attempt) not in owners]
-        self.remove(orphans, now_s=now_s)
-        self.remove([p for p in self.pods.values() if p.deletion_s is not None], now_s=now_s)
-
-    def driven(self, job: JobView, mine: list[PodView], *, now_s: float) -> JobView:
-        """Make what a Job at work lacks, and remove what it has too much of."""
-        good = {p.index for p in mine if p.phase == "Succeeded"}
-        if len(good) >= job.completions:
-            return replace(job, is_complete=True, finished_s=now_s, succeeded=len(good), active=0)
-        alive = {p.index for p in mine if not p.has_ended}
-        for index in set(range(job.parallelism)) - alive - good:
-            self.serial += 1
-            name = f"p{self.serial}"
-            self.pods[name] = pod(job.attempt, index, name=name, created_s=now_s, role=job.role)
-        self.remove([p for p in mine if (p.index or 0) >= job.parallelism], now_s=now_s)
-        return replace(job, active=job.parallelism - len(good))
-
-    def remove(self, pods: list[PodView], *, now_s: float) -> None:
-        """Ask pods to end, or let those go that were asked before and can; one on a silent node cannot."""
-        for p in pods:
-            if p.name not in self.pods:
-                continue
-            if p.has_ended or (p.deletion_s is not None and not p.is_node_lost):
-                del self.pods[p.name]
-            elif p.deletion_s is None:
-                self.pods[p.name] = replace(p, deletion_s=now_s)
 
 
 class Machine(RuleBasedStateMachine):
@@ -185,12 +118,12 @@ class Machine(RuleBasedStateMachine):
                 made = JobView(name, f"{name}-{c.serial}", names.ROLE_WORKER, attempt, self.now_s, nodes, nodes)
                 c.jobs.setdefault(name, replace(made, is_suspended=self.spec.queue is not None))
             case Resize(job=name, nodes=nodes):
-                self.change_job(name, parallelism=nodes, completions=nodes)
+                self.cluster.change_job(name, parallelism=nodes, completions=nodes)
             case Pause(job=name, suspend=suspend):
-                self.change_job(name, is_suspended=suspend)
+                self.cluster.change_job(name, is_suspended=suspend)
             case Admit(job=name, uid=uid, is_active=is_active):
                 self.inactive.add(uid)
-                self.change_job(name, uid=uid, is_suspended=not is_active)
+                self.cluster.change_job(name, uid=uid, is_suspended=not is_active)
             case FailPod(pod=name):
                 assert c.pods[name].deletion_s is not None
                 c.pods[name] = replace(c.pods[name], phase="Failed", is_disrupted=True, is_node_lost=False)
@@ -206,18 +139,12 @@ class Machine(RuleBasedStateMachine):
             number = c.jobs[name].attempt if name in c.jobs else 0
             closed = [attempt.n for attempt in self.status.attempts if attempt.finished is not None]
             assert number in (0, *closed), "deleted before what it left was written"
-            self.change_job(name, uid=action.uid, is_deleted=True)
+            self.cluster.change_job(name, uid=action.uid, is_deleted=True)
         elif action.kind == "Pod" and name in c.pods:
             if action.is_forced or not c.pods[name].is_node_lost:
                 del c.pods[name]
         else:
             c.objects.discard((action.kind, name))
-
-    def change_job(self, name: str, *, uid: str = "", **fields: Any) -> None:
-        """Change a Job that may be gone, or be another by now: then nothing happens."""
-        found = self.cluster.jobs.get(name)
-        if found is not None and uid in ("", found.uid):
-            self.cluster.jobs[name] = replace(found, **fields)
 
     @initialize(turns=st.sampled_from([0, 6, 6, 6]), queue=st.sampled_from([False, False, True]))
     def begin(self, turns: int, queue: bool) -> None:  # noqa: FBT001 - drawn
@@ -265,14 +192,10 @@ class Machine(RuleBasedStateMachine):
         """The controllers work, Kueue among them, and the watches catch up."""
         if self.spec.queue is not None and not self.spec.suspend:
             for name, job in self.cluster.jobs.items():
-                if job.role == names.ROLE_WORKER and self.may_admit(job):
+                if job.role == names.ROLE_WORKER and job.uid not in self.inactive:
                     self.cluster.jobs[name] = replace(job, is_suspended=False)
         self.cluster.control(now_s=self.now_s)
         self.stale = None
-
-    def may_admit(self, job: JobView) -> bool:
-        """Say whether Kueue admits a Job: whatever waits, unless its Workload was made inactive."""
-        return job.is_suspended and job.uid not in self.inactive
 
     @rule()
     def preempt(self) -> None:
@@ -349,15 +272,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def everyone_succeeds(self) -> None:
         """All pods but the coordinator end well."""
-        self.succeed(names.ROLE_WORKER, names.ROLE_PREFLIGHT)
-
-    def succeed(self, *roles: str) -> None:
-        """Let all running pods of these roles end well."""
-        for name, p in self.cluster.pods.items():
-            if p.role in roles and p.phase == "Running":
-                said = Termination(code=0, reason="Succeeded", dataset=DatasetStatus(images=1))
-                ended = replace(p, phase="Succeeded", exit_code=0, finished_s=self.now_s, termination=said)
-                self.cluster.pods[name] = ended
+        self.cluster.succeed(names.ROLE_WORKER, names.ROLE_PREFLIGHT, now_s=self.now_s)
 
     @rule()
     def commit_a_step(self) -> None:
@@ -425,7 +340,7 @@ class Machine(RuleBasedStateMachine):
         self.cluster.is_mute = False
         for _ in range(QUIET_LOOKS):
             self.work()
-            self.succeed(names.ROLE_PREFLIGHT)
+            self.cluster.succeed(names.ROLE_PREFLIGHT, now_s=self.now_s)
             decision = self.step()
             self.now_s += 61 if decision.requeue_s else 0
             if not decision.actions and decision.requeue_s != 0.0 and self._rests():
