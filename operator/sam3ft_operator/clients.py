@@ -217,8 +217,15 @@ class Api:
         query = {"fieldManager": manager}
         return self._send("patch", kind, "PATCH", path, query, body=body, content_type=content_type)
 
-    def delete(self, kind: Kind, namespace: str, name: str, *, uid: str = "") -> None:
+    def delete(self, kind: Kind, namespace: str, name: str, *, uid: str = "", is_forced: bool = False) -> None:
         """Delete an object in the background.
+
+        Args:
+            kind: of the object.
+            namespace: in which it is.
+            name: of the object.
+            uid: the object must have it; empty for any.
+            is_forced: without grace, so without waiting for a kubelet's word.
 
         Raises:
             ApiProblem: 404 when it does not exist, 409 when another uid has its name.
@@ -226,6 +233,8 @@ class Api:
         body: Body = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
         if uid:
             body["preconditions"] = {"uid": uid}
+        if is_forced:
+            body["gracePeriodSeconds"] = 0
         self._send("delete", kind, "DELETE", kind.path(namespace, name), {}, body=body)
 
     def stream(

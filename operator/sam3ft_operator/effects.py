@@ -89,8 +89,8 @@ class Effects:
                 self._patch_job(resource, job, {"suspend": suspend})
             case Admit():
                 self._admit(resource, action)
-            case Delete(kind=kind, name=name, uid=uid):
-                self._delete(resource, CHILDREN[kind], name, uid)
+            case Delete():
+                self._delete(resource, action)
             case FailPod():
                 self._fail(resource, action)
 
@@ -162,9 +162,10 @@ class Effects:
             (view for kind, at, view in found if kind == JOB.name and at == name and isinstance(view, JobView)), None
         )
 
-    def _delete(self, resource: Resource, kind: Kind, name: str, uid: str) -> None:
+    def _delete(self, resource: Resource, action: Delete) -> None:
+        kind = CHILDREN[action.kind]
         try:
-            self._api.delete(kind, resource.namespace, name, uid=uid)
+            self._api.delete(kind, resource.namespace, action.name, uid=action.uid, is_forced=action.is_forced)
         except ApiProblem as problem:
             # Gone, or another object has its name: either way what was meant does not exist.
             if problem.code not in (404, 409):

@@ -179,6 +179,25 @@ def test_what_somebody_deletes_by_hand_is_made_again(site: Site, operator: Opera
     assert [1] == [attempt["n"] for attempt in site.resource("blood")["status"]["attempts"]]
 
 
+def test_a_coordinator_on_a_node_that_is_gone_is_replaced(site: Site, operator: OperatorProcess) -> None:
+    uid, _ = begin(site)
+    [lead] = site.wait_for_pods(uid, role="coordinator", count=1)
+    node = lead["spec"]["nodeName"]
+
+    def another() -> bool:
+        found = site.children(kinds.POD, uid, role="coordinator")
+        return any(
+            it["metadata"]["uid"] != lead["metadata"]["uid"] and it["status"].get("phase") == "Running" for it in found
+        )
+
+    site.plane.lose_node(node)
+    try:
+        wait_for("another coordinator runs", another, within_s=120)
+    finally:
+        site.plane.return_node(node)
+    assert [1] == [attempt["n"] for attempt in site.resource("blood")["status"]["attempts"]]
+
+
 def test_a_hostile_coordinator_harms_neither_its_run_nor_another(site: Site, operator: OperatorProcess) -> None:
     uid, workers = begin(site)
     [coordinator] = site.wait_for_pods(uid, role="coordinator", count=1)

@@ -77,9 +77,9 @@ class FakeApi:
         self.objects[kind.name, name] = merged
         return merged
 
-    def delete(self, kind: Kind, _namespace: str, name: str, *, uid: str = "") -> None:
+    def delete(self, kind: Kind, _namespace: str, name: str, *, uid: str = "", is_forced: bool = False) -> None:
         """Remove an object."""
-        self._note("delete", kind, name, {"uid": uid})
+        self._note("delete", kind, name, {"uid": uid} | ({"is_forced": True} if is_forced else {}))
         self._found(kind, name)
         del self.objects[kind.name, name]
 

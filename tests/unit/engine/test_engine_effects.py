@@ -181,6 +181,14 @@ def test_what_is_gone_or_another_by_now_is_deleted(code: int) -> None:
     assert [{"uid": "u"}] == api.bodies
 
 
+def test_a_pod_whose_end_nobody_will_confirm_is_deleted_by_force() -> None:
+    api, _, effects = bench()
+    api.objects["Pod", "blood-coordinator"] = child("Pod", "blood-coordinator")
+    effects.apply(RESOURCE, Delete("Pod", "blood-coordinator", "some-uid", is_forced=True))
+
+    assert [{"uid": "some-uid", "is_forced": True}] == api.bodies
+
+
 def test_a_deletion_that_is_forbidden_is_not_taken_for_done() -> None:
     api, _, effects = bench()
 
