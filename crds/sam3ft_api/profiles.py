@@ -25,7 +25,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, StringConstraints, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, StringConstraints, field_validator
 
 from sam3ft_api import limits
 from sam3ft_api.errors import InvalidConfig
@@ -40,12 +40,11 @@ from sam3ft_api.fields import (
     OptionalDnsName,
     Quantity,
 )
-from sam3ft_api.problems import find_problems, invalid_config
 from sam3ft_api.redact import redact, shown
 from sam3ft_api.section import SpecSection, without_nulls
 from sam3ft_api.spec import GROUP
 from sam3ft_api.spec_workers import LabelMap, ResourcesSpec, TolerationSpec
-from sam3ft_api.yaml import read_text, read_yaml
+from sam3ft_api.yaml import read_as, read_text
 
 DEFAULT_PROFILE = "default"
 """The profile that exists without a file."""
@@ -186,15 +185,8 @@ def parse_worker_profiles(text: str, *, name: str) -> dict[str, WorkerProfile]:
     """
     if not text.strip():
         return {DEFAULT_PROFILE: WorkerProfile()}
-    document = read_yaml(text, name=name)
-    if not isinstance(document.data, dict):
-        raise InvalidConfig(
-            f"{name}: {shown(document.data)} is no file of worker profiles; see docs/kubernetes-objects.md"
-        )
-    try:
-        found = WorkerProfiles.model_validate(document.data)
-    except ValidationError as error:
-        raise invalid_config(find_problems(error, WorkerProfiles), source=name, place=document.place) from None
+    otherwise = "is no file of worker profiles; see docs/kubernetes-objects.md"
+    found = read_as(WorkerProfiles, text, name=name, otherwise=otherwise)
     return {DEFAULT_PROFILE: WorkerProfile(), **found.profiles}
 
 

@@ -20,14 +20,11 @@ AWS_ENDPOINT_URL, or a name that resolves there.
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints, ValidationError, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
-from sam3ft_api.errors import InvalidConfig
 from sam3ft_api.fields import DnsLabel, Flag, Positive, Whole
-from sam3ft_api.problems import find_problems, invalid_config
-from sam3ft_api.redact import shown
 from sam3ft_api.section import SpecSection
-from sam3ft_api.yaml import read_text, read_yaml
+from sam3ft_api.yaml import read_as, read_text
 
 DEFAULT_PROFILE = "default"
 """The profile that exists without a file: the cloud's own endpoint."""
@@ -111,11 +108,6 @@ def parse_profiles(text: str, *, name: str) -> dict[str, StorageProfile]:
     Raises:
         InvalidConfig: as `load_profiles`.
     """
-    document = read_yaml(text, name=name)
-    if not isinstance(document.data, dict):
-        raise InvalidConfig(f"{name}: {shown(document.data)} is no file of storage profiles; see docs/storage.md")
-    try:
-        found = StorageProfiles.model_validate(document.data)
-    except ValidationError as error:
-        raise invalid_config(find_problems(error, StorageProfiles), source=name, place=document.place) from None
+    otherwise = "is no file of storage profiles; see docs/storage.md"
+    found = read_as(StorageProfiles, text, name=name, otherwise=otherwise)
     return {DEFAULT_PROFILE: StorageProfile(), **found.profiles}

@@ -10,9 +10,9 @@ import re
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
@@ -39,6 +39,8 @@ _OTHER_KEY = re.compile(rf"{_WORD.pattern}|True|TRUE|False|FALSE|null|Null|NULL|
 """Text without quotes that kubectl takes for booleans, numbers (underscores apart), and booleans or null as keys."""
 _OCTAL = re.compile(r"[-+]?0[0-9]+")
 _KEY_BY_ITSELF = re.compile(r"0|-?[1-9][0-9]{0,17}")
+
+AnyModel = TypeVar("AnyModel", bound=BaseModel)
 
 _CORE = "tag:yaml.org,2002:"
 _AS_TEXT = ("str", "timestamp")
@@ -79,13 +81,29 @@ def load_finetune(source: Path | str) -> SAM3FineTune:
         text, name = read_text(Path(source)), str(source)
     else:
         text, name = source, "the document"
+    return read_as(SAM3FineTune, text, name=name, otherwise="is not a SAM3FineTune; see docs/yaml.md for an example")
+
+
+def read_as(model: type[AnyModel], text: str, *, name: str, otherwise: str) -> AnyModel:
+    """Return one YAML 1.2 document as a model.
+
+    Args:
+        model: what the document holds.
+        text: the document.
+        name: what is read, for messages.
+        otherwise: what is said of a document that is no mapping, behind its value.
+
+    Raises:
+        InvalidConfig: as `read_yaml`, or the document holds something else; every problem is listed with its line,
+            path, value and what is allowed.
+    """
     document = read_yaml(text, name=name)
     if not isinstance(document.data, dict):
-        raise InvalidConfig(f"{name}: {shown(document.data)} is not a SAM3FineTune; see docs/yaml.md for an example")
+        raise InvalidConfig(f"{name}: {shown(document.data)} {otherwise}")
     try:
-        return SAM3FineTune.model_validate(document.data)
+        return model.model_validate(document.data)
     except ValidationError as error:
-        raise invalid_config(find_problems(error, SAM3FineTune), source=name, place=document.place) from None
+        raise invalid_config(find_problems(error, model), source=name, place=document.place) from None
 
 
 def read_yaml(text: str, *, name: str) -> Document:

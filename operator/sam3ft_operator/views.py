@@ -4,7 +4,6 @@ What a pod says of itself (its termination message, its reasons) was written by 
 bounded, and control characters never come through.
 """
 
-import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -20,6 +19,7 @@ from sam3ft_api.termination import Termination
 from sam3ft_operator.kinds import JOB, POD, Kind
 from sam3ft_operator.observed import JobView, PodView, Resource
 from sam3ft_operator.store import Child, Place, version_of
+from sam3ft_operator.text import without_controls
 
 Body = Mapping[str, Any]
 
@@ -30,9 +30,6 @@ MAX_SENTENCE_CHARS = 1024
 MAX_PROBLEMS = 20
 """Problems of a spec that are listed; the rest is counted."""
 
-_CONTROL = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
-)
 _TAINTED = "DeletionByTaintManager"
 
 
@@ -41,7 +38,7 @@ def clean(value: object, *, max_chars: int = MAX_SENTENCE_CHARS) -> str:
     if not isinstance(value, str):
         return ""
     # Cut before the patterns run, so that a long text costs little, and after, because a mask can be longer.
-    return redact(_CONTROL.sub(" ", value[: 2 * max_chars]))[:max_chars].strip()
+    return redact(without_controls(value[: 2 * max_chars], instead=" "))[:max_chars].strip()
 
 
 def epoch_s(value: object) -> float | None:

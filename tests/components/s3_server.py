@@ -11,18 +11,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from ports import HOST, free_port
+
 from components import binary
 
-HOST = "127.0.0.1"
 REGION = "us-east-1"
 _START_S = 20.0
-
-
-def free_port() -> int:
-    """Return a port of the loopback interface that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 class S3Server:

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from store_bench import Site, free_port
+from ports import free_port
+from store_bench import Site
 
 from sam3ft_api.training import TrainingConfig
 from sam3ft_api.worker import Flag, FlagKind

@@ -23,7 +23,8 @@ from typing import Any, Self
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from programs import HOST, Program, free_port
+from ports import HOST, free_port
+from programs import Program
 
 from components import binary
 

@@ -12,7 +12,7 @@ from control_plane import ControlPlane, kubectl
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from programs import HOST, free_port
+from ports import HOST, free_port
 
 from components import share
 

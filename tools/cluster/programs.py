@@ -1,45 +1,15 @@
 """One program of the control plane as a process: it dies with its parent, and its output goes to a file."""
 
 import ctypes
-import random
 import signal
-import socket
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-HOST = "127.0.0.1"
 STOP_S = 10.0
-_PORTS = range(20000, 30000)
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
-
-
-def free_port() -> int:
-    """Return a port of the loopback interface that was free a moment ago.
-
-    It lies below those that the system gives to outgoing connections: a program that is restarted finds it free again.
-
-    Raises:
-        OSError: none is free.
-    """
-    ports = list(_PORTS)
-    random.SystemRandom().shuffle(ports)  # two sessions with one seed would find the same
-    for port in ports:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if _can_bind(probe, port):
-                return port
-    raise OSError(f"no port of {HOST} is free in {_PORTS}")
-
-
-def _can_bind(probe: socket.socket, port: int) -> bool:
-    try:
-        probe.bind((HOST, port))
-    except OSError:
-        return False
-    return True
 
 
 class Program:

@@ -1,19 +1,13 @@
 """What comes from pods, made fit for a status: text is cut and cannot act on a terminal, numbers are in bounds."""
 
-import unicodedata
-
 from sam3ft_api import limits
-
-_KEPT_CONTROLS = frozenset("\n\t")
+from sam3ft_operator.text import without_controls
 
 
 def cut(text: str, max_chars: int) -> str:
     """Return the text without control, format and surrogate characters (bidi among them), at most `max_chars` long."""
-    safe = "".join(char for char in text if char in _KEPT_CONTROLS or unicodedata.category(char) not in _UNSAFE)
+    safe = without_controls(text)
     return safe if len(safe) <= max_chars else safe[: max_chars - 1] + "…"
-
-
-_UNSAFE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
 def step_or_none(value: int | None) -> int | None:

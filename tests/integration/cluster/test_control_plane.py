@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 from control_plane import ControlPlane, kubectl
 from definitions import apply_crds
-from programs import Program, free_port
+from ports import free_port
+from programs import Program
 from spec_cases import SMALL, resource
 
 from components import ComponentMissing, cache_root

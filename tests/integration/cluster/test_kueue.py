@@ -3,13 +3,14 @@
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from control_plane import ControlPlane, kubectl
 from kueue import ACCOUNT, GROUP, NAMESPACE
 from objects_bench import finetune, of_kind, rendered, spec_with
+from waiting import wait_until
 
 from sam3ft_operator.clients import Api, ApiSettings
 from sam3ft_operator.decision import Admit
@@ -82,13 +83,6 @@ def lab(kueue_cluster: ControlPlane) -> Iterator[Lab]:
     found = Lab(kueue_cluster, f"lab-{uuid.uuid4().hex[:8]}")
     yield found
     kubectl(kueue_cluster, "delete", "namespace", found.namespace, "--wait=false")
-
-
-def wait_until(condition: Callable[[], bool], *, within_s: float = 30) -> None:
-    give_up_at = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < give_up_at, f"not within {within_s:g} s"
-        time.sleep(0.1)
 
 
 def test_a_run_starts_when_there_is_quota_and_the_next_one_waits_for_its_end(lab: Lab) -> None:

@@ -3,11 +3,11 @@
 import json
 import time
 import uuid
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 from control_plane import ControlPlane, kubectl
+from waiting import wait_until
 
 UNREACHABLE = "node.kubernetes.io/unreachable"
 
@@ -69,13 +69,6 @@ def template(**more: Any) -> dict[str, Any]:
         "containers": [{"name": "main", "image": "registry.example/x:1", "securityContext": security}],
         **more,
     }
-
-
-def wait_until(condition: Callable[[], object], *, within_s: float = 30) -> None:
-    give_up_at = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < give_up_at, f"not within {within_s:g} s"
-        time.sleep(0.05)
 
 
 def test_a_pod_runs_until_it_is_told_its_exit_code_and_last_word(pods: Pods) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from ports import free_port
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -29,12 +29,6 @@ class Outcome:
     initial: dict[str, Tensor]
     ids: list[list[int]]
     losses: list[float]
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def run_world(folder: Path, world_size: int) -> None:

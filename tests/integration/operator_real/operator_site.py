@@ -6,16 +6,15 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
-import pytest
-from control_plane import ControlPlane
-from programs import free_port
+from control_plane import Call, ControlPlane
+from ports import free_port
+from waiting import wait_for
 
 from sam3ft_api import names
 from sam3ft_api.spec import API_VERSION, KIND
@@ -38,18 +37,6 @@ SMALL_SPEC = {
     "training": {"maxSteps": 10},
     "checkpoint": {"uri": "s3://runs/blood"},
 }
-Value = TypeVar("Value")
-
-
-def wait_for(what: str, read: Callable[[], Value | None], *, within_s: float = 30.0) -> Value:
-    """Return what `read` returns as soon as it is something."""
-    give_up_s = time.monotonic() + within_s
-    while True:
-        if found := read():
-            return found
-        if time.monotonic() > give_up_s:
-            pytest.fail(f"waited {within_s:g} s in vain: {what}")
-        time.sleep(0.05)
 
 
 class Site:
@@ -153,10 +140,15 @@ class Site:
         body = {"metadata": {"annotations": annotations}}
         self.api.patch(kinds.POD, self.namespace, pod["metadata"]["name"], body, manager=MANAGER)
 
-    def audit(self) -> list[dict[str, Any]]:
-        """Return what the API server has answered to this site's operators."""
-        user = f"system:serviceaccount:{self.namespace}:{ROLE}"
-        return [entry for entry in self.plane.audit() if entry["user"]["username"] == user]
+    def calls(self) -> list[Call]:
+        """Return the requests of this site's operators that the API server has answered."""
+        return list(self.plane.calls(user=f"system:serviceaccount:{self.namespace}:{ROLE}"))
+
+    def created(self, resource: str) -> list[str]:
+        """Return the names of the objects of a kind that the operators have created; one made twice stands twice."""
+        return [
+            call.name for call in self.calls() if (call.verb, call.code, call.resource) == ("create", 201, resource)
+        ]
 
 
 class OperatorProcess:
@@ -201,10 +193,6 @@ class OperatorProcess:
     def is_leading(self) -> bool:
         """Tell whether it says that it leads; the answer is up to 5 s old."""
         return "sam3ft_leader 1.0" in self.get("/metrics")[1]
-
-    def send(self, number: signal.Signals) -> None:
-        """Send it a signal."""
-        self._process.send_signal(number)
 
     def terminate(self) -> int:
         """Ask it to end and return its exit code."""

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from control_plane import kubectl
 from crashing_proxy import CrashingProxy, Moment
-from operator_site import OperatorProcess, Site, wait_for
+from operator_site import OperatorProcess, Site
+from waiting import wait_for
 
 from sam3ft_api import names
 from sam3ft_operator import kinds
@@ -35,11 +36,9 @@ class Life:
         self.operator: OperatorProcess = site.operator()
         self.operator.wait_until_ready()
         proxy.crash = self.crash
-        self.crashes = 0
 
     def crash(self) -> None:
         """Kill the operator, let its Lease be over, and start the next one."""
-        self.crashes += 1
         self.operator.kill()
         lease = (self.site.namespace, "delete", "lease", LEASE_NAME, "--ignore-not-found")
         kubectl(self.site.plane, "-n", *lease)
@@ -91,13 +90,7 @@ class Life:
 
     def doubles(self) -> dict[str, int]:
         """Return the Jobs that were created more than once, by the audit log."""
-        made = Counter(
-            entry["objectRef"]["name"]
-            for entry in self.site.audit()
-            if entry.get("objectRef", {}).get("resource") == "jobs"
-            and (entry["verb"], entry["responseStatus"]["code"]) == ("create", 201)
-        )
-        return {name: count for name, count in made.items() if count > 1}
+        return {name: count for name, count in Counter(self.site.created("jobs")).items() if count > 1}
 
 
 def success(life: Life) -> None:

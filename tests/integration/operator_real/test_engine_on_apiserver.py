@@ -5,7 +5,8 @@ import time
 from pathlib import Path
 
 import pytest
-from operator_site import OperatorProcess, Site, wait_for
+from operator_site import OperatorProcess, Site
+from waiting import wait_for
 
 from sam3ft_operator import kinds
 from sam3ft_operator.rbac import LEASE_NAME
@@ -35,7 +36,7 @@ def test_a_resource_is_checked_and_trained_and_succeeds(site: Site, operator: Op
     assert 0 == operator.terminate()
     assert not found["metadata"].get("finalizers")
     assert [] == [name for name in found["metadata"].get("annotations", {}) if "kopf" in name]
-    assert [] == [entry["requestURI"] for entry in site.audit() if entry["responseStatus"]["code"] in (401, 403)]
+    assert [] == [call for call in site.calls() if call.code in (401, 403)]
 
 
 def test_what_a_failed_check_says_is_in_the_status_without_control_characters(
@@ -106,9 +107,7 @@ def test_a_killed_operator_is_followed_by_another_that_makes_nothing_twice(
     site.operator(program=SMALL)
     site.wait_for_phase("blood", "Succeeded")
 
-    made = [entry for entry in site.audit() if entry["verb"] == "create" and entry["responseStatus"]["code"] == 201]
-    jobs = [entry["objectRef"]["resource"] for entry in made].count("jobs")
-    assert 2 == jobs
+    assert 2 == len(site.created("jobs"))
 
 
 def test_a_second_replica_waits_and_takes_over_within_twenty_seconds(site: Site, operator: OperatorProcess) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from control_plane import kubectl
 from coordinator_site import FakeCoordinator, progress, says
-from operator_site import OperatorProcess, Site, wait_for
+from operator_site import OperatorProcess, Site
+from waiting import wait_for
 
 from sam3ft_api import names
 from sam3ft_operator import kinds
@@ -39,17 +40,6 @@ def conditions(found: dict[str, Any]) -> dict[str, str]:
     return {condition["type"]: condition["status"] for condition in found["status"]["conditions"]}
 
 
-def created(site: Site, resource: str) -> list[str]:
-    """Return the names of the objects of a kind that operators have created."""
-    return [
-        entry["objectRef"].get("name", "")
-        for entry in site.audit()
-        if entry["verb"] == "create"
-        and entry["responseStatus"]["code"] == 201
-        and entry["objectRef"]["resource"] == resource
-    ]
-
-
 def test_a_run_lives_from_the_check_to_success(site: Site, operator: OperatorProcess) -> None:
     uid, workers = begin(site)
     [coordinator] = site.wait_for_pods(uid, role="coordinator", count=1)
@@ -78,13 +68,9 @@ def test_nothing_of_kopf_is_left_and_no_rule_is_missing(site: Site, operator: Op
         site.end_pod(worker, message=DONE)
     found = site.wait_for_phase("blood", "Succeeded")
     children = [child for kind in kinds.CHILDREN.values() for child in site.children(kind, uid)]
-    refused = [
-        (entry["verb"], entry["requestURI"], entry["responseStatus"]["code"])
-        for entry in site.audit()
-        if entry["responseStatus"]["code"] in (401, 403)
-    ]
+    refused = [call for call in site.calls() if call.code in (401, 403)]
 
-    assert created(site, "jobs")
+    assert site.created("jobs")
     assert [] == refused
     assert len(children) >= 8
     for thing in (found, *children):
@@ -107,7 +93,7 @@ def test_a_verdict_ends_the_run_with_its_words(site: Site, operator: OperatorPro
     assert "True" == conditions(found)["Failed"]
     [attempt] = found["status"]["attempts"]
     assert ("CheckpointIncompatible", 14) == (attempt["reason"], attempt["exitCode"])
-    assert 1 == len([name for name in created(site, "jobs") if name == names.worker_job_name("blood", 1)])
+    assert 1 == len([name for name in site.created("jobs") if name == names.worker_job_name("blood", 1)])
     wait_for(
         "no worker runs",
         lambda: not [it for it in site.children(kinds.POD, uid, role="worker") if it["status"]["phase"] == "Running"],
@@ -143,18 +129,18 @@ def test_operators_that_are_killed_leave_a_run_that_ends_alike_with_no_child_twi
 
     assert [1] == [attempt["n"] for attempt in found["status"]["attempts"]]
     for resource in ("jobs", "pods", "services", "configmaps", "networkpolicies", "secrets"):
-        assert sorted(set(created(site, resource))) == sorted(created(site, resource))
-    assert sorted([names.preflight_name("blood"), names.worker_job_name("blood", 1)]) == sorted(created(site, "jobs"))
+        assert sorted(set(site.created(resource))) == sorted(site.created(resource))
+    assert sorted([names.preflight_name("blood"), names.worker_job_name("blood", 1)]) == sorted(site.created("jobs"))
 
 
 def test_deletion_in_the_middle_takes_everything(site: Site, operator: OperatorProcess) -> None:
     uid, _ = begin(site)
     site.api.delete(kinds.FINETUNE, site.namespace, "blood")
     wait_for("every child is gone", lambda: not any(site.children(kind, uid) for kind in kinds.CHILDREN.values()))
-    made = len(created(site, "jobs"))
+    made = len(site.created("jobs"))
     time.sleep(1.0)
 
-    assert made == len(created(site, "jobs"))
+    assert made == len(site.created("jobs"))
     assert 200 == operator.get("/healthz")[0]
 
 

@@ -16,7 +16,8 @@ from urllib.request import Request, urlopen
 
 import trustme
 from gcs_gate import gate
-from s3_server import HOST, S3Server, free_port
+from ports import HOST, free_port
+from s3_server import S3Server
 
 from components import binary
 from sam3ft_api.training import StorageConfig

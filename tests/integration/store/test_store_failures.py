@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from http_bench import Reply, Told, told_server
-from s3_server import HOST, S3Server, free_port
+from ports import HOST, free_port
+from s3_server import S3Server
 from store_sites import Site, s3_settings
 
 from sam3ft_api.errors import InvalidConfig, StorageDenied, StorageUnavailable
