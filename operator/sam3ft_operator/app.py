@@ -6,10 +6,10 @@ import threading
 import time
 from collections.abc import Mapping
 
-from sam3ft_operator.clients import Api
+from sam3ft_launch.kubernetes.api import Api
+from sam3ft_launch.kubernetes.kinds import WATCHED
 from sam3ft_operator.effects import Effects, Renderer
 from sam3ft_operator.finetunes import FineTuneLists, FineTuneWatch
-from sam3ft_operator.kinds import WATCHED
 from sam3ft_operator.lease import Elector
 from sam3ft_operator.metrics import Metrics
 from sam3ft_operator.notes import Notes

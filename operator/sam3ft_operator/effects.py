@@ -7,9 +7,9 @@ from typing import Any, Protocol
 
 from sam3ft_api import names
 from sam3ft_api.tokens import MIN_KEY_BYTES
-from sam3ft_operator.clients import METADATA, STRATEGIC_PATCH, Api, ApiProblem
+from sam3ft_launch.kubernetes.api import METADATA, STRATEGIC_PATCH, Api, ApiProblem
+from sam3ft_launch.kubernetes.kinds import CHILDREN, JOB, POD, SECRET, WORKLOAD, Kind
 from sam3ft_operator.decision import Action, Admit, Delete, Ensure, FailPod, Pause, Resize
-from sam3ft_operator.kinds import CHILDREN, JOB, POD, SECRET, WORKLOAD, Kind
 from sam3ft_operator.observed import JobView, Resource
 from sam3ft_operator.store import ChildStore
 from sam3ft_operator.views import child_of, clean

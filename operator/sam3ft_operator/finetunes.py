@@ -14,8 +14,8 @@ from typing import Any
 import kopf
 
 from sam3ft_api.spec import GROUP, PLURAL, VERSION
-from sam3ft_operator.clients import Api, ApiProblem
-from sam3ft_operator.kinds import FINETUNE
+from sam3ft_launch.kubernetes.api import Api, ApiProblem
+from sam3ft_launch.kubernetes.kinds import FINETUNE
 from sam3ft_operator.store import ResourceStore, version_of
 from sam3ft_operator.watch import PAGE, SERVER_TIMEOUT_S
 

@@ -16,8 +16,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sam3ft_api import names
-from sam3ft_operator.clients import Api, ApiProblem
-from sam3ft_operator.kinds import LEASE
+from sam3ft_launch.kubernetes.api import Api, ApiProblem
+from sam3ft_launch.kubernetes.kinds import LEASE
 
 _log = logging.getLogger(__name__)
 

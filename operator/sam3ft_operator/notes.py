@@ -15,9 +15,10 @@ from typing import Any
 
 from sam3ft_api import names
 from sam3ft_api.spec import API_VERSION, KIND
-from sam3ft_operator.clients import Api, ApiProblem, TokenBucket
+from sam3ft_launch.kubernetes.api import Api, ApiProblem
+from sam3ft_launch.kubernetes.kinds import EVENT
+from sam3ft_launch.kubernetes.pace import TokenBucket
 from sam3ft_operator.decision import Note
-from sam3ft_operator.kinds import EVENT
 from sam3ft_operator.observed import Resource
 from sam3ft_operator.views import clean
 

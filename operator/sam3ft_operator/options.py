@@ -18,8 +18,8 @@ from sam3ft_api.profiles import parse_worker_profiles
 from sam3ft_api.redact import shown
 from sam3ft_api.storage import parse_profiles
 from sam3ft_api.yaml import read_text, read_yaml
+from sam3ft_launch.kubernetes.api import ApiSettings
 from sam3ft_launch.kubernetes.settings import ClusterSettings
-from sam3ft_operator.clients import ApiSettings
 from sam3ft_operator.lease import LeaseSettings
 from sam3ft_operator.rbac import DEFAULT_NAMESPACE, LEASE_NAME
 

@@ -7,11 +7,11 @@ from typing import Any, Protocol
 
 from sam3ft_api import names
 from sam3ft_api.errors import UserError
-from sam3ft_operator.clients import Api, ApiProblem
+from sam3ft_launch.kubernetes.api import Api, ApiProblem
+from sam3ft_launch.kubernetes.kinds import FINETUNE
 from sam3ft_operator.decide import is_worth_writing
 from sam3ft_operator.decision import Action, Decision, Note
 from sam3ft_operator.effects import Effects, Refused
-from sam3ft_operator.kinds import FINETUNE
 from sam3ft_operator.notes import Notes
 from sam3ft_operator.observed import Children, GroupView, JobView, PodView, Resource
 from sam3ft_operator.progress import ProgressReader, Target

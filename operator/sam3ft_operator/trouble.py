@@ -6,8 +6,8 @@ A Job's status does not say it, and events are too many to be watched.
 import threading
 from typing import Any
 
-from sam3ft_operator.clients import Api, ApiProblem
-from sam3ft_operator.kinds import EVENT
+from sam3ft_launch.kubernetes.api import Api, ApiProblem
+from sam3ft_launch.kubernetes.kinds import EVENT
 from sam3ft_operator.observed import JobView
 from sam3ft_operator.views import clean
 

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 from sam3ft_api import names
-from sam3ft_operator.clients import JSON, METADATA, METADATA_LIST, Api, ApiProblem
-from sam3ft_operator.kinds import BY_METADATA, Kind
+from sam3ft_launch.kubernetes.api import JSON, METADATA, METADATA_LIST, Api, ApiProblem
+from sam3ft_launch.kubernetes.kinds import BY_METADATA, Kind
 from sam3ft_operator.store import ChildStore, version_of
 from sam3ft_operator.views import child_of
 

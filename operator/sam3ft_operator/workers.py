@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from sam3ft_operator.clients import ApiProblem
+from sam3ft_launch.kubernetes.api import ApiProblem
 from sam3ft_operator.queue import WorkQueue
 from sam3ft_operator.reconcile import Outcome
 

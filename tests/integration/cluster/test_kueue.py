@@ -12,7 +12,7 @@ from kueue import ACCOUNT, GROUP, NAMESPACE
 from objects_bench import finetune, of_kind, rendered, spec_with
 from waiting import wait_until
 
-from sam3ft_operator.clients import Api, ApiSettings
+from sam3ft_launch.kubernetes.api import Api, ApiSettings
 from sam3ft_operator.decision import Admit
 from sam3ft_operator.effects import Effects
 from sam3ft_operator.observed import Resource

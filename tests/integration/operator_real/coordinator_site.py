@@ -11,8 +11,8 @@ from typing import Any, Self
 
 from operator_site import MANAGER, Site
 
+from sam3ft_launch.kubernetes import kinds
 from sam3ft_launch.kubernetes.settings import PROGRESS_PORT
-from sam3ft_operator import kinds
 
 _NUMBERS = itertools.count(1)
 Answer = Callable[[BaseHTTPRequestHandler], None]

@@ -18,9 +18,9 @@ from waiting import wait_for
 
 from sam3ft_api import names
 from sam3ft_api.spec import API_VERSION, KIND
-from sam3ft_operator import kinds
-from sam3ft_operator.clients import Api, ApiProblem, ApiSettings
-from sam3ft_operator.kinds import FINETUNE, Kind
+from sam3ft_launch.kubernetes import kinds
+from sam3ft_launch.kubernetes.api import Api, ApiProblem, ApiSettings
+from sam3ft_launch.kubernetes.kinds import FINETUNE, Kind
 from sam3ft_operator.rbac import ROLE, manifests
 
 HERE = Path(__file__).resolve().parent

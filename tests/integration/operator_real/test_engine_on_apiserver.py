@@ -8,7 +8,7 @@ import pytest
 from operator_site import OperatorProcess, Site
 from waiting import wait_for
 
-from sam3ft_operator import kinds
+from sam3ft_launch.kubernetes import kinds
 from sam3ft_operator.rbac import LEASE_NAME
 
 pytestmark = pytest.mark.timeout(180)

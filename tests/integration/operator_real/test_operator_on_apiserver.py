@@ -11,7 +11,7 @@ from operator_site import OperatorProcess, Site
 from waiting import wait_for
 
 from sam3ft_api import names
-from sam3ft_operator import kinds
+from sam3ft_launch.kubernetes import kinds
 
 pytestmark = pytest.mark.timeout(240)
 CHECKED = json.dumps({"code": 0, "reason": "Succeeded"})

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sam3ft_api import names
-from sam3ft_operator.clients import ApiProblem, ServerClock
-from sam3ft_operator.kinds import Kind
+from sam3ft_launch.kubernetes.api import ApiProblem
+from sam3ft_launch.kubernetes.kinds import Kind
+from sam3ft_launch.kubernetes.pace import ServerClock
 
 UID = "11111111-2222-3333-4444-555555555555"
 

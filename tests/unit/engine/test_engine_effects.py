@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from engine_bench import UID, FakeApi, child
 
-from sam3ft_operator.clients import ApiProblem
+from sam3ft_launch.kubernetes.api import ApiProblem
+from sam3ft_launch.kubernetes.kinds import JOB, WATCHED
 from sam3ft_operator.decision import Admit, Delete, Ensure, FailPod, Part, Pause, Resize
 from sam3ft_operator.effects import Effects, Refused
-from sam3ft_operator.kinds import JOB, WATCHED
 from sam3ft_operator.observed import Resource
 from sam3ft_operator.store import ChildStore
 from sam3ft_operator.views import child_of

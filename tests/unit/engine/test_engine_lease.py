@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from engine_bench import FakeApi
 
-from sam3ft_operator.clients import ApiProblem
+from sam3ft_launch.kubernetes.api import ApiProblem
 from sam3ft_operator.lease import DURATION_S, GIVE_UP_S, RENEW_S, Elector, LeaseSettings
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from engine_bench import UID, FakeApi
 
-from sam3ft_operator.clients import ApiProblem
+from sam3ft_launch.kubernetes.api import ApiProblem
 from sam3ft_operator.decision import Note
 from sam3ft_operator.notes import Notes, event_body, event_name
 from sam3ft_operator.observed import Resource

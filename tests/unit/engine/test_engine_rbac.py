@@ -8,7 +8,7 @@ import pytest
 from ruamel.yaml import YAML
 
 import sam3ft_operator
-from sam3ft_operator.kinds import CHILDREN
+from sam3ft_launch.kubernetes.kinds import CHILDREN
 from sam3ft_operator.rbac import LEASE_NAME, RUN_RULES, lease_rules, main, manifests
 
 VERBS = {resource: set(rule.verbs) for rule in RUN_RULES for resource in rule.resources}

@@ -7,10 +7,10 @@ from engine_bench import UID, FakeApi, child
 
 from sam3ft_api.errors import InvalidConfig
 from sam3ft_api.status import Phase, ProgressStatus, SAM3FineTuneStatus
-from sam3ft_operator.clients import ApiProblem
+from sam3ft_launch.kubernetes.api import ApiProblem
+from sam3ft_launch.kubernetes.kinds import JOB, WATCHED
 from sam3ft_operator.decision import Decision, Ensure, Note, Part
 from sam3ft_operator.effects import Refused
-from sam3ft_operator.kinds import JOB, WATCHED
 from sam3ft_operator.observed import Children, JobView, Resource
 from sam3ft_operator.progress import Target
 from sam3ft_operator.queue import WorkQueue

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sam3ft_api import names
-from sam3ft_operator.kinds import JOB, POD, SERVICE
+from sam3ft_launch.kubernetes.kinds import JOB, POD, SERVICE
 from sam3ft_operator.store import Child
 from sam3ft_operator.views import child_of, clean, epoch_s, job_view, pod_view, resource_view, status_of, termination_of
 

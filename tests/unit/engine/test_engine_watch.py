@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from engine_bench import UID, FakeApi, child
 
-from sam3ft_operator.clients import ApiProblem
-from sam3ft_operator.kinds import SERVICE
+from sam3ft_launch.kubernetes.api import ApiProblem
+from sam3ft_launch.kubernetes.kinds import SERVICE
 from sam3ft_operator.store import ChildStore
 from sam3ft_operator.watch import PAGE, SELECTOR, Watch
 

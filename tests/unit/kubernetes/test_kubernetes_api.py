@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from sam3ft_launch.kubernetes.api import Api, ApiProblem, ApiSettings
+from sam3ft_launch.kubernetes.kinds import POD
+from sam3ft_launch.kubernetes.pace import ServerClock, TokenBucket
 from sam3ft_operator import clients
-from sam3ft_operator.clients import Api, ApiProblem, ApiSettings, ServerClock, TokenBucket
-from sam3ft_operator.kinds import POD
 
 Serve = Callable[[BaseHTTPRequestHandler], None]
 

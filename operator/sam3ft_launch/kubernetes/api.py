@@ -5,12 +5,9 @@ multiple of the JSON in time and memory, and the objects that pass here are many
 """
 
 import json
-import logging
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlencode
 
@@ -18,9 +15,9 @@ import urllib3
 from kubernetes import client as kubernetes_client
 from kubernetes import config as kubernetes_config
 
-from sam3ft_operator.kinds import Kind
+from sam3ft_launch.kubernetes.kinds import Kind
+from sam3ft_launch.kubernetes.pace import ServerClock, TokenBucket
 
-_log = logging.getLogger(__name__)
 Body = dict[str, Any]
 
 JSON = "application/json"
@@ -54,81 +51,22 @@ class ApiProblem(Exception):
         self.retry_after_s = retry_after_s
 
 
-class TokenBucket:
-    """Bounds how often something happens; safe for many threads."""
-
-    def __init__(self, rate_per_s: float, burst: float, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """Begin full.
-
-        Args:
-            rate_per_s: tokens that come back in a second.
-            burst: tokens that can be saved up.
-            clock: monotonic seconds.
-        """
-        self._rate_per_s, self._burst, self._clock = rate_per_s, burst, clock
-        self._tokens, self._at_s = burst, clock()
-        self._lock = threading.Lock()
-
-    def reserve(self) -> float:
-        """Take one token and return the seconds to wait until it is there."""
-        with self._lock:
-            now_s = self._clock()
-            # Time may stand still here, after `pause`: then the moment at which tokens count again lies ahead.
-            self._tokens = min(self._burst, self._tokens + max(0.0, now_s - self._at_s) * self._rate_per_s)
-            ahead_s = max(0.0, self._at_s - now_s)
-            self._at_s = max(self._at_s, now_s)
-            self._tokens -= 1.0
-            return ahead_s + max(0.0, -self._tokens / self._rate_per_s)
-
-    def try_take(self) -> bool:
-        """Take one token if there is one."""
-        with self._lock:
-            now_s = self._clock()
-            self._tokens = min(self._burst, self._tokens + max(0.0, now_s - self._at_s) * self._rate_per_s)
-            self._at_s = max(self._at_s, now_s)
-            if self._tokens < 1.0 or self._at_s > now_s:
-                return False
-            self._tokens -= 1.0
-            return True
-
-    def pause(self, seconds: float) -> None:
-        """Give no token for so long."""
-        with self._lock:
-            self._at_s = max(self._at_s, self._clock() + seconds)
-
-
-class ServerClock:
-    """Seconds since the epoch as the API server counts them, from the dates of its answers."""
-
-    def __init__(self) -> None:
-        """Believe this machine's clock until the server has spoken."""
-        self._offset_s = 0.0
-
-    def now_s(self) -> float:
-        """Return the server's time; within about a second."""
-        return time.time() + self._offset_s
-
-    def told(self, date: str | None) -> None:
-        """Learn from the Date of an answer, which has whole seconds; a smaller difference is none."""
-        try:
-            offset_s = parsedate_to_datetime(date or "").timestamp() + 0.5 - time.time()
-        except (TypeError, ValueError):
-            return
-        self._offset_s = offset_s if abs(offset_s) > 1.5 else 0.0
-
-
 @dataclass(frozen=True, slots=True)
 class ApiSettings:
     """How the API server is reached.
 
     Attributes:
         kubeconfig: path of a kubeconfig; None takes the pod's own ServiceAccount, else the user's kubeconfig.
+        context: of the kubeconfig; empty for the current one.
+        agent: what the audit log calls the caller.
         qps: requests in a second, watches and the Lease apart.
         burst: requests at once.
         connections: connections that are kept.
     """
 
     kubeconfig: str | None = None
+    context: str = ""
+    agent: str = "sam3ft-operator"
     qps: float = 200.0
     burst: float = 400.0
     connections: int = 32
@@ -156,6 +94,7 @@ class Api:
         self.configuration: Any = _configuration(settings)
         self._client = kubernetes_client.ApiClient(self.configuration)
         self._pool: urllib3.PoolManager = self._client.rest_client.pool_manager
+        self._agent = settings.agent
         self._bucket = TokenBucket(settings.qps, settings.burst)
         self._count = count or (lambda _verb, _kind, _code: None)
         self._sleep = sleep
@@ -320,7 +259,7 @@ class Api:
         accept: str,
         timeout: urllib3.Timeout,
     ) -> urllib3.BaseHTTPResponse:
-        headers = {"Accept": accept, "User-Agent": "sam3ft-operator"}
+        headers = {"Accept": accept, "User-Agent": self._agent}
         if body is not None:
             headers["Content-Type"] = content_type
         self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, None)
@@ -340,14 +279,15 @@ class Api:
 def _configuration(settings: ApiSettings) -> Any:
     configuration = kubernetes_client.Configuration()
     library: Any = kubernetes_config  # published without types
+    context = settings.context or None
     try:
-        if settings.kubeconfig is None:
+        if settings.kubeconfig is None and context is None:
             try:
                 library.load_incluster_config(client_configuration=configuration)
             except kubernetes_config.ConfigException:
                 library.load_kube_config(client_configuration=configuration)
         else:
-            library.load_kube_config(settings.kubeconfig, client_configuration=configuration)
+            library.load_kube_config(settings.kubeconfig, context=context, client_configuration=configuration)
     except (kubernetes_config.ConfigException, OSError) as error:
         raise RuntimeError(
             f"no credentials for a cluster: {error}; set KUBECONFIG, or run inside the cluster"
