@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from sam3ft_launch.kubernetes import api
 from sam3ft_launch.kubernetes.api import Api, ApiProblem, ApiSettings
 from sam3ft_launch.kubernetes.kinds import POD
 from sam3ft_launch.kubernetes.pace import ServerClock, TokenBucket
-from sam3ft_operator import clients
 
 Serve = Callable[[BaseHTTPRequestHandler], None]
 
@@ -141,7 +141,7 @@ def test_an_answer_that_is_no_object_is_a_problem(server: Server, body: bytes) -
 
 
 def test_a_write_that_is_not_answered_ends(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clients, "ANSWER_S", 0.2)
+    monkeypatch.setattr(api, "ANSWER_S", 0.2)
     server.serve = lambda _: time.sleep(1.0)
     begun_s = time.monotonic()
     with pytest.raises(ApiProblem, match="no answer"):
@@ -198,7 +198,7 @@ def test_a_stream_that_is_refused_says_why(server: Server) -> None:
 
 
 def test_an_event_without_an_end_is_cut_off(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clients, "MAX_LINE_BYTES", 1000)
+    monkeypatch.setattr(api, "MAX_LINE_BYTES", 1000)
     server.serve = lambda handler: chunked(handler, b"[" * 5000)
     with pytest.raises(ApiProblem, match="more than 1000 bytes"):
         next(server.api.stream(POD, "lab", {}, silence_s=5.0))
