@@ -1,14 +1,17 @@
 """What the coordinator knows of nodes and of the present round; plain data without rules."""
 
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from sam3ft_api.exit_codes import ExitCode
-from sam3ft_api.messages import CoordinatorMessage, Hello, Ready, Round
+from sam3ft_api.exit_codes import ExitCode, rule_for
+from sam3ft_api.messages import CoordinatorMessage, Down, Hello, Ready, Round
+from sam3ft_launch.coordinator.events import Event, RoundCause
 
 _NUM_FAILURES_KEPT = 10
+_SAVED = frozenset({ExitCode.REGROUP, ExitCode.INTERRUPTED})
+"""Codes of workers that ended at a commit that all workers of the round had agreed on."""
 
 
 class NodeState(StrEnum):
@@ -55,7 +58,7 @@ class Node:
     @property
     def has_saved(self) -> bool:
         """True when its workers ended at a commit that all workers of the round had agreed on."""
-        return self.ready is not None and self.ready.code in (ExitCode.REGROUP, ExitCode.INTERRUPTED)
+        return self.ready is not None and self.ready.code in _SAVED
 
     def become(self, state: NodeState, now_s: float, *, ready: Ready | None = None) -> None:
         """Enter a state; `ready` belongs to READY alone."""
@@ -71,7 +74,7 @@ class Formation:
         members: names in rank order.
         is_adopted: this process did not see it begin, or was held up since: a member may be away for a while.
         silent: members that were cut off because they said nothing.
-        stopping: a member was lost, and the others have been told to stop.
+        ended_by: why the members have been told to stop, None while they have not.
         regrouping: the members have been asked to end at the next commit.
         done: members whose workers ended with 0.
         left: members that have left, with the time.
@@ -80,11 +83,16 @@ class Formation:
     number: int
     members: tuple[str, ...]
     is_adopted: bool = False
-    stopping: bool = False
+    ended_by: RoundCause | None = None
     regrouping: bool = False
     silent: set[str] = field(default_factory=set)
     done: set[str] = field(default_factory=set)
     left: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def stopping(self) -> bool:
+        """True when a member was lost, and the others have been told to stop."""
+        return self.ended_by is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,16 +107,30 @@ class Failure:
 
 
 class FailureLog(deque[Failure]):
-    """The newest failures, oldest first."""
+    """The newest failures, oldest first.
+
+    Attributes:
+        counts: all failures so far, by the reason of their code; ends after a save that was asked for are none.
+    """
 
     def __init__(self) -> None:
         """Begin empty."""
         super().__init__(maxlen=_NUM_FAILURES_KEPT)
+        self.counts: Counter[str] = Counter()
 
-    def remember(self, failure: Failure) -> None:
-        """Keep the first word about a node in a round; `ready` repeats what `down` has told."""
-        if not any((past.node, past.round) == (failure.node, failure.round) for past in self):
-            self.append(failure)
+    def remember(self, round_number: int, node: str, word: Down | Ready) -> None:
+        """Keep the first word about a node in a round; `ready` repeats what `down` has told.
+
+        Args:
+            round_number: round in which it failed.
+            node: name of the node.
+            word: what it said; one without a code is about no failure.
+        """
+        if word.code is None or any((past.node, past.round) == (node, round_number) for past in self):
+            return
+        self.append(Failure(round_number, node, word.rank, word.code, word.message))
+        if word.code not in _SAVED:
+            self.counts[rule_for(word.code).reason] += 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +151,10 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """A decision, for the log."""
+    """A decision, for the log; with the event that it is, for the counters."""
 
     text: str
+    event: Event | None = None
 
 
 Action = Send | Close | Note
@@ -140,6 +163,45 @@ Action = Send | Close | Note
 def in_state(nodes: Iterable[Node], *states: NodeState) -> list[Node]:
     """Return the nodes that are in one of the states, by slot."""
     return sorted((node for node in nodes if node.state in states), key=lambda node: node.hello.slot)
+
+
+def cause_of_end(formation: Formation, nodes: Mapping[str, Node]) -> RoundCause:
+    """Return why a round that cannot go on has come to that.
+
+    Args:
+        formation: the round.
+        nodes: the connected ones, by name.
+    """
+    missing = {name for name in formation.members if name not in nodes} - formation.done
+    if missing - formation.left.keys():
+        return RoundCause.LOST
+    return RoundCause.LEFT if formation.left else RoundCause.FAILED
+
+
+def cause_of_start(before: Formation | None, *, is_first: bool) -> RoundCause:
+    """Return why a round begins.
+
+    Args:
+        before: the round before it, None when this process saw none.
+        is_first: no launcher knows of any round before.
+    """
+    if before is None:
+        return RoundCause.FIRST if is_first else RoundCause.OTHER
+    if before.ended_by is not None:
+        return before.ended_by
+    if before.regrouping:
+        return RoundCause.JOIN
+    # The others have saved because of it, and nobody had to be stopped.
+    return RoundCause.LEFT if before.left else RoundCause.OTHER
+
+
+def excuse(formation: Formation | None, nodes: Iterable[Node], late_s: float, *, now_s: float) -> None:
+    """Move every time that is waited from by a pause in which nobody could be heard, to now at the latest."""
+    if formation is not None:
+        formation.left = {name: min(now_s, at_s + late_s) for name, at_s in formation.left.items()}
+    for node in nodes:
+        node.seen_s = min(now_s, node.seen_s + late_s)
+        node.since_s = min(now_s, node.since_s + late_s)
 
 
 def keeps_waiting(formation: Formation, nodes: Iterable[Node], max_nodes: int) -> bool:

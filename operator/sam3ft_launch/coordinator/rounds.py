@@ -22,17 +22,20 @@ from sam3ft_api.messages import (
 )
 from sam3ft_api.worker import Progress
 from sam3ft_launch.coordinator.absence import absence, silent_nodes
+from sam3ft_launch.coordinator.events import Departed, Departure, Event, Formed, Joined
 from sam3ft_launch.coordinator.roster import (
     Action,
     Close,
-    Failure,
     FailureLog,
     Formation,
     Node,
     NodeState,
     Note,
     Send,
+    cause_of_end,
+    cause_of_start,
     clash,
+    excuse,
     in_state,
     keeps_waiting,
     round_messages,
@@ -74,6 +77,10 @@ class Rounds:
         self._superseded: set[str] = set()
         self._actions: list[Action] = []
 
+    def forming_s(self, now_s: float) -> float:
+        """Return for how long ready nodes have waited for a round while nobody ran; 0 when none does."""
+        return 0.0 if self._forming_since_s is None else max(0.0, now_s - self._forming_since_s)
+
     # --- events ------------------------------------------------------------------------------------------------------
 
     def hello(self, peer: int, hello: Hello, *, now_s: float) -> list[Action]:
@@ -90,7 +97,7 @@ class Rounds:
         node = Node(hello, peer, NodeState.CONNECTED, since_s=now_s, seen_s=now_s)
         self.nodes[hello.node] = node
         self._highest_round = max(self._highest_round, hello.round, hello.past_round)
-        self._note(f"{hello.node} is here with {hello.processes} processes")
+        self._note(f"{hello.node} is here with {hello.processes} processes", Joined())
         if hello.round:
             self._adopt(node, now_s)
         self._decide(now_s)
@@ -115,7 +122,7 @@ class Rounds:
         node = self._node_of(peer)
         if node is not None:
             del self.nodes[node.name]
-            self._note(f"the connection of {node.name} has ended")
+            self._note(f"the connection of {node.name} has ended", Departed(Departure.CLOSED))
         self._decide(now_s)
         return self._flush()
 
@@ -125,7 +132,7 @@ class Rounds:
         for node in self._silent(now_s):
             del self.nodes[node.name]
             self._act(Close(node.peer, "silent"))
-            self._note(f"{node.name} was silent for {now_s - node.seen_s:.1f} s")
+            self._note(f"{node.name} was silent for {now_s - node.seen_s:.1f} s", Departed(Departure.SILENT))
         if not self.nodes and self.formation is not None and self.formation.is_adopted:
             self._adopting_until_s = now_s + self.settings.adoption_s  # counts from the first that comes back
         self._decide(now_s)
@@ -158,6 +165,7 @@ class Rounds:
             case _:
                 del self.nodes[node.name]
                 self._act(Close(node.peer, f"{message.type} is not expected here"))
+                self._note(f"{node.name} sent {message.type}, which is no time for it", Departed(Departure.UNEXPECTED))
 
     def _heartbeat(self, node: Node, message: Heartbeat) -> None:
         node.step, node.restarts = message.step, message.restarts
@@ -170,16 +178,14 @@ class Rounds:
         self._learn_commit(message.commit_step)
         node.become(NodeState.DOWN, now_s)
         self._note(f"{node.name} is down in round {message.round} with code {message.code}")
-        self.failures.remember(Failure(message.round, node.name, message.rank, message.code, message.message))
+        self.failures.remember(message.round, node.name, message)
 
     def _ready(self, node: Node, message: Ready, now_s: float) -> None:
         self._learn_commit(message.commit_step)
+        if self.formation is not None and node.state is not NodeState.DOWN:  # which has told it
+            self.failures.remember(self.formation.number, node.name, message)
         node.become(NodeState.READY, now_s, ready=message)
         self._note(f"{node.name} is ready")
-        if message.code is not None and self.formation is not None:
-            self.failures.remember(
-                Failure(self.formation.number, node.name, message.rank, message.code, message.message)
-            )
 
     def _leave(self, node: Node, message: Leave, now_s: float) -> None:
         self._learn_commit(message.commit_step)
@@ -187,7 +193,7 @@ class Rounds:
             self.formation.left[node.name] = now_s
         del self.nodes[node.name]
         self._act(Close(node.peer, "left"))
-        self._note(f"{node.name} leaves: {message.reason}")
+        self._note(f"{node.name} leaves: {message.reason}", Departed(Departure.LEFT))
 
     def _done(self, node: Node, message: Done, now_s: float) -> None:
         node.step = message.step
@@ -223,7 +229,7 @@ class Rounds:
         message = f"another launcher has taken the place of {hello.node}; this one ends alone"
         self._send(peer, Verdict(code=ExitCode.FENCED, message=message, node=hello.node))
         self._act(Close(peer, "superseded"))
-        self._note(f"an older instance of {hello.node} was replaced")
+        self._note(f"an older instance of {hello.node} was replaced", Departed(Departure.REPLACED))
         return False
 
     def _adopt(self, node: Node, now_s: float) -> None:
@@ -257,7 +263,7 @@ class Rounds:
         if formation.done.issuperset(formation.members):
             self._finish()
         elif (reason := self._loss(formation, now_s)) is not None:
-            formation.stopping = True
+            formation.ended_by = cause_of_end(formation, self.nodes)
             self._stop_running(reason)
         elif now_s >= self._adopting_until_s and keeps_waiting(formation, self.nodes.values(), self.settings.max_nodes):
             formation.regrouping = True
@@ -293,9 +299,8 @@ class Rounds:
         if not waiting or finishing or in_state(self.nodes.values(), NodeState.RUNNING):
             self._forming_since_s = None
             return
-        if self._forming_since_s is None:
-            self._forming_since_s = now_s
-        if self._may_start(waiting, now_s - self._forming_since_s, now_s):
+        self._forming_since_s = now_s if self._forming_since_s is None else self._forming_since_s
+        if self._may_start(waiting, self.forming_s(now_s), now_s):
             self._start(waiting[: self.settings.max_nodes], now_s)
 
     def _may_start(self, waiting: list[Node], forming_s: float, now_s: float) -> bool:
@@ -312,15 +317,16 @@ class Rounds:
         return (all_ready and quiet_s >= settings.settle_s) or forming_s >= settings.last_call_s
 
     def _start(self, members: list[Node], now_s: float) -> None:
+        formed = Formed(cause_of_start(self.formation, is_first=self._highest_round == 0), self.forming_s(now_s))
         self._forming_since_s = None
         self._highest_round += 1
         messages = round_messages(members, number=self._highest_round, commit_step=self.commit_step)
-        self.formation = Formation(self._highest_round, messages[0].members)
+        first = messages[0]
+        self.formation = Formation(first.round, first.members)
         for node, message in zip(members, messages, strict=True):
             self._send(node.peer, message)
             node.become(NodeState.RUNNING, now_s)
-        names = ", ".join(self.formation.members)
-        self._note(f"round {self._highest_round} starts with {names}: {messages[0].world_size} processes")
+        self._note(f"round {first.round} starts with {', '.join(first.members)}: {first.world_size} processes", formed)
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
@@ -362,11 +368,7 @@ class Rounds:
         """
         self._note(f"this process was held up for {late_s:.1f} s")
         self._await_members(now_s)
-        if self.formation is not None:
-            self.formation.left = {name: min(now_s, at_s + late_s) for name, at_s in self.formation.left.items()}
-        for node in self.nodes.values():
-            node.seen_s = min(now_s, node.seen_s + late_s)
-            node.since_s = min(now_s, node.since_s + late_s)
+        excuse(self.formation, self.nodes.values(), late_s, now_s=now_s)
         if self._forming_since_s is not None:
             self._forming_since_s += late_s
 
@@ -387,8 +389,8 @@ class Rounds:
     def _send(self, peer: int, message: CoordinatorMessage) -> None:
         self._act(Send(peer, message))
 
-    def _note(self, text: str) -> None:
-        self._act(Note(text))
+    def _note(self, text: str, event: Event | None = None) -> None:
+        self._act(Note(text, event))
 
     def _act(self, action: Action) -> None:
         self._actions.append(action)

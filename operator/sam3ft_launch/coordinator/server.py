@@ -20,6 +20,9 @@ from sam3ft_api.messages import (
     decode_from_launcher,
     encode,
 )
+from sam3ft_launch.coordinator.counts import Counts
+from sam3ft_launch.coordinator.events import Refusal
+from sam3ft_launch.coordinator.metrics import Exposition
 from sam3ft_launch.coordinator.roster import Action, Close, Note, Send
 from sam3ft_launch.coordinator.rounds import Rounds
 from sam3ft_launch.coordinator.settings import Settings
@@ -72,11 +75,13 @@ class Server:
         self._listening: list[asyncio.Server] = []
         self._conversations: set[asyncio.Task[None]] = set()
         self._strangers: dict[int, asyncio.StreamWriter] = {}
-        self._num_turned_away = 0
         self._num_http_clients = 0
-        self._http_routes: dict[str, Callable[[], tuple[str, bytes]]] = {
+        self._counts = Counts()
+        self._exposition = Exposition(self.rounds, self._counts)
+        self._http_routes: dict[str, Callable[[str], tuple[str, bytes]]] = {
             "/progress": self._progress,
-            "/healthz": lambda: ("text/plain", b"ok\n"),
+            "/metrics": lambda accepted: self._exposition.answer(accepted, now_s=time.monotonic()),
+            "/healthz": lambda _: ("text/plain", b"ok\n"),
         }
 
     async def listen(self, launchers: Address, viewers: Address) -> tuple[Address, Address]:
@@ -134,6 +139,7 @@ class Server:
             pass  # the connection is over, which `closed` tells the rules
         except (MalformedMessage, asyncio.LimitOverrunError) as error:
             _log.warning("connection %d: %s", peer, error)
+            self._counts.refuse(Refusal.MALFORMED)
         finally:
             self._writers.pop(peer, None)
             _close(writer)
@@ -145,26 +151,34 @@ class Server:
         self._strangers[peer] = writer
         try:
             line = await asyncio.wait_for(reader.readuntil(), _HELLO_WITHIN_S)
+        except TimeoutError:
+            self._counts.refuse(Refusal.SLOW)
+            raise
         finally:
             self._strangers.pop(peer, None)
         try:
             message = decode_from_launcher(line)
         except MalformedMessage as error:
-            if str(error).startswith("hello."):
-                # A launcher of another version would come back for ever, and its user would never read why.
-                await self._refuse(peer, writer, _OTHER_VERSION)
-            raise
-        refusal = self._refusal(message)
-        if refusal is not None or not isinstance(message, Hello):
-            await self._refuse(peer, writer, refusal or "")
+            if not str(error).startswith("hello."):
+                raise
+            # A launcher of another version would come back for ever, and its user would never read why.
+            _log.warning("connection %d: %s", peer, error)
+            await self._refuse(peer, writer, Refusal.VERSION, _OTHER_VERSION)
+            return False
+        if not isinstance(message, Hello):
+            await self._refuse(peer, writer, Refusal.GREETING, "the first message of a connection is hello")
+            return False
+        if (refusal := self._refusal(message)) is not None:
+            await self._refuse(peer, writer, *refusal)
             return False
         self._writers[peer] = writer
         self._do(self.rounds.hello(peer, message, now_s=time.monotonic()))
         return True
 
-    async def _refuse(self, peer: int, writer: asyncio.StreamWriter, reason: str) -> None:
-        _log.warning("connection %d refused: %s", peer, reason)
-        writer.write(encode(Refused(reason=reason)))
+    async def _refuse(self, peer: int, writer: asyncio.StreamWriter, reason: Refusal, sentence: str) -> None:
+        self._counts.refuse(reason)
+        _log.warning("connection %d refused: %s", peer, sentence)
+        writer.write(encode(Refused(reason=sentence)))
         await asyncio.wait_for(writer.drain(), _HELLO_WITHIN_S)
 
     def _make_room(self) -> None:
@@ -173,28 +187,34 @@ class Server:
             return
         oldest = next(iter(self._strangers))
         self._strangers.pop(oldest).transport.abort()
-        self._num_turned_away += 1
-        if self._num_turned_away.bit_count() == 1:  # 1, 2, 4, 8...: a flood must not fill the log
-            _log.warning("%d connections were cut off because too many had not said hello", self._num_turned_away)
+        self._counts.refuse(Refusal.CROWD)
+        count = self._counts.refused[Refusal.CROWD]
+        if count.bit_count() == 1:  # 1, 2, 4, 8...: a flood must not fill the log
+            _log.warning("%d connections were cut off because too many had not said hello", count)
 
-    def _refusal(self, message: object) -> str | None:
-        if not isinstance(message, Hello):
-            return "the first message of a connection is hello"
-        if not hmac.compare_digest(message.token.encode(), self._token):
-            return "the token is not this attempt's"
-        if message.attempt != self._settings.attempt:
-            return f"this coordinator serves attempt {self._settings.attempt}, not {message.attempt}"
+    def _refusal(self, hello: Hello) -> tuple[Refusal, str] | None:
+        if not hmac.compare_digest(hello.token.encode(), self._token):
+            return Refusal.TOKEN, "the token is not this attempt's"
+        if hello.attempt != self._settings.attempt:
+            serves = f"this coordinator serves attempt {self._settings.attempt}, not {hello.attempt}"
+            return Refusal.ATTEMPT, serves
         return None
 
     async def _listen_to(self, peer: int, reader: asyncio.StreamReader) -> None:
         while peer in self._writers:
             line = await reader.readuntil()
-            self._do(self.rounds.received(peer, decode_from_launcher(line), now_s=time.monotonic()))
+            message = decode_from_launcher(line)
+            before = self.rounds.progress
+            self._do(self.rounds.received(peer, message, now_s=time.monotonic()))
+            if (progress := self.rounds.progress) is not None and progress is not before:
+                self._counts.learn(progress, now_unix_s=time.time())
 
     def _do(self, actions: list[Action]) -> None:
         for action in actions:
             match action:
                 case Send():
+                    if isinstance(action.message, Refused):
+                        self._counts.refuse(Refusal.SLOT)  # the rules' only reason to refuse
                     self._write(action.peer, action.message)
                 case Close():
                     # Closing flushes what was written; the reading task then ends and reports `closed`.
@@ -202,6 +222,9 @@ class Server:
                         _close(writer)
                 case Note():
                     _log.info("%s", action.text)
+                    if action.event is not None:
+                        is_over = self.rounds.verdict is not None or self.rounds.complete
+                        self._counts.add(action.event, is_over=is_over)
 
     def _write(self, peer: int, message: CoordinatorMessage) -> None:
         writer = self._writers.get(peer)
@@ -228,16 +251,21 @@ class Server:
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         request = (await reader.readuntil(b"\n")).decode("latin-1").split()
+        accepted = ""
         for _ in range(_MAX_HTTP_LINES):
-            if not (await reader.readuntil(b"\n")).strip():
+            line = (await reader.readuntil(b"\n")).decode("latin-1").strip()
+            if not line:
                 break
-        route = self._http_routes.get(request[1]) if len(request) >= 2 else None
+            name, _, value = line.partition(":")
+            if name.lower() == "accept":
+                accepted = value
+        route = self._http_routes.get(request[1].partition("?")[0]) if len(request) >= 2 else None
         if request[:1] != ["GET"]:
             status, kind, body = "405 Method Not Allowed", "text/plain", b"only GET\n"
         elif route is None:
-            status, kind, body = "404 Not Found", "text/plain", b"/progress and /healthz are here\n"
+            status, kind, body = "404 Not Found", "text/plain", b"/progress, /metrics and /healthz are here\n"
         else:
-            status, (kind, body) = "200 OK", route()
+            status, (kind, body) = "200 OK", route(accepted)
         head = (
             f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
             "Cache-Control: no-store\r\nConnection: close\r\n\r\n"
@@ -245,7 +273,7 @@ class Server:
         writer.write(head.encode() + body)
         await writer.drain()
 
-    def _progress(self) -> tuple[str, bytes]:
+    def _progress(self, _: str) -> tuple[str, bytes]:
         view = progress_view(self.rounds, now_s=time.monotonic())
         return "application/json", json.dumps(view).encode() + b"\n"
 

@@ -6,6 +6,9 @@ from typing import Any
 from sam3ft_launch.coordinator.roster import NodeState
 from sam3ft_launch.coordinator.rounds import Rounds
 
+RUN_STATES = ("waiting", "running", "stopping", "complete", "failed")
+"""What `run_state` may return."""
+
 
 def run_state(rounds: Rounds) -> str:
     """Return one word: failed, complete, waiting, stopping or running."""
