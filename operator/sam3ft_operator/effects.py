@@ -22,6 +22,11 @@ _NODE_LOST = "NodeLost"
 _KUEUE_JOB_UID = "kueue.x-k8s.io/job-uid"
 
 
+def of_job(uid: str) -> dict[str, Any]:
+    """Return the query for the Workloads that Kueue keeps for a Job, by the Job's uid."""
+    return {"labelSelector": f"{_KUEUE_JOB_UID}={uid}", "limit": 10}
+
+
 class Refused(Exception):
     """An action that cannot be done now, with the reason for people; it is tried again later.
 
@@ -145,9 +150,8 @@ class Effects:
 
     def _admit(self, resource: Resource, action: Admit) -> None:
         """Kueue labels a Workload with the uid of its Job; an elastic Job may have two while it grows."""
-        query = {"labelSelector": f"{_KUEUE_JOB_UID}={action.uid}", "limit": 10}
         try:
-            found = self._api.list(WORKLOAD, resource.namespace, query)["items"]
+            found = self._api.list(WORKLOAD, resource.namespace, of_job(action.uid))["items"]
             for workload in found:
                 name, body = str(workload["metadata"]["name"]), {"spec": {"active": action.is_active}}
                 self._api.patch(WORKLOAD, resource.namespace, name, body, manager=names.FIELD_MANAGER_OPERATOR)

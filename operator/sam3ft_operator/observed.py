@@ -117,7 +117,8 @@ class JobView:
         failure_message: of its Failed condition.
         finished_s: when it became complete or failed.
         is_deleted: a deletion has been asked for.
-        trouble: why pods could not be made (quota, admission), as the newest event says; empty otherwise.
+        trouble: why its pods are not made (quota, admission), as the newest event says, or Kueue; empty otherwise.
+        queue: LocalQueue of Kueue that it waits in, its resource's or the namespace's own; empty without one.
     """
 
     name: str
@@ -137,6 +138,7 @@ class JobView:
     finished_s: float | None = None
     is_deleted: bool = False
     trouble: str = ""
+    queue: str = ""
 
     @property
     def has_ended(self) -> bool:

@@ -17,6 +17,7 @@ from sam3ft_api.spec import SAM3FineTuneSpec
 from sam3ft_api.status import SAM3FineTuneStatus
 from sam3ft_api.termination import Termination
 from sam3ft_launch.kubernetes.kinds import JOB, POD, Kind
+from sam3ft_launch.kubernetes.objects.job import QUEUE_LABEL
 from sam3ft_operator.observed import JobView, PodView, Resource
 from sam3ft_operator.store import Child, Place, version_of
 from sam3ft_operator.text import without_controls
@@ -101,6 +102,7 @@ def job_view(body: Body) -> JobView:
         failure_message=clean(failed.get("message")) if has_failed else "",
         finished_s=epoch_s(finished) if is_complete or has_failed else None,
         is_deleted=metadata.get("deletionTimestamp") is not None,
+        queue=_text(labels.get(QUEUE_LABEL)),
     )
 
 

@@ -24,11 +24,11 @@ def opened(look: Look) -> dict[str, Any]:
 def ends_of(look: Look) -> tuple[PodEnd, ...]:
     """Return the ends of those pods of the open attempt that ended badly, the earliest first.
 
-    Pods that were asked to go end without a failure: all of them during a pause, and those beyond the wanted number
-    when the run is made smaller.
+    Pods that were asked to go end without a failure: all of them during a pause, Kueue's too, and those beyond the
+    wanted number when the run is made smaller.
     """
     nodes, job = look.spec.workers.nodes, look.job
-    is_paused = look.spec.suspend or (look.spec.queue is None and job is not None and job.is_suspended)
+    is_paused = look.spec.suspend or (job is not None and job.is_suspended)
     found = [end for pod in look.workers if (end := end_of(pod)) is not None]
     kept = [
         end

@@ -51,6 +51,15 @@ class Look:
         """The Job of the open attempt's workers."""
         return self.children.worker_job(self.attempt.n) if self.attempt is not None else None
 
+    @property
+    def queue(self) -> str:
+        """LocalQueue in which the open attempt's Job waits; empty without one.
+
+        Kueue puts a Job into the queue `default` of its namespace although its resource names none.
+        """
+        wished = self.spec.queue.local_queue if self.spec.queue is not None else ""
+        return (self.job.queue if self.job is not None else "") or wished
+
     @cached_property
     def workers(self) -> tuple[PodView, ...]:
         """Pods of the open attempt's workers, also those that have ended."""

@@ -11,7 +11,7 @@ def scale_actions(look: Look) -> tuple[Resize, ...]:
     """
     job = look.job
     nodes = look.spec.workers.nodes
-    if job is None or job.has_ended or job.is_deleted or (job.is_suspended and look.spec.queue is None):
+    if job is None or job.has_ended or job.is_deleted or (job.is_suspended and not look.queue):
         return ()
     if (job.parallelism, job.completions) == (nodes, nodes):
         return ()

@@ -21,11 +21,10 @@ def standing(look: Look) -> Course:
     """Return where an open attempt stands, with the conditions that say so."""
     job, group = look.job, look.group
     running = [pod for pod in look.workers if pod.phase == "Running"]
-    if job is not None and job.is_suspended and look.spec.queue is not None and not running:
-        message = (
-            f"Kueue has not admitted the run yet; it waits in LocalQueue {look.spec.queue.local_queue}: "
-            "see its Workload, or lower workers.nodes."
-        )
+    if job is not None and job.is_suspended and look.queue and not running:
+        why = job.trouble.rstrip(". ") or "see its Workload"
+        message = f"Kueue has not admitted the run yet; it waits in LocalQueue {look.queue}: {cut(why, 800)}"
+        message += "; free quota, or lower workers.nodes."
         claim = Claim(ConditionType.SCHEDULED, "False", "Queued", message)
         return Course(Phase.QUEUED, "Queued", message, claims=(claim,))
     if running and all(pod.deletion_s is not None for pod in running):

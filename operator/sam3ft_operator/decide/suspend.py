@@ -57,7 +57,7 @@ def stop_actions(look: Look, job: JobView | None) -> tuple[Action, ...]:
     """Return what asks the pods of a Job to save and end; nothing when that has been asked, or they have ended."""
     if job is None or job.has_ended or job.is_deleted or job.is_suspended:
         return ()
-    if look.spec.queue is not None:
+    if job.queue or look.spec.queue is not None:
         # Kueue undoes a change of the Job's own field; what it admits is the Workload.
         return (Admit(job.name, job.uid, is_active=False),)
     return (Pause(job.name, suspend=True),)
@@ -68,7 +68,7 @@ def _is_pausing(look: Look) -> bool:
     job = look.job
     if job is None or not job.is_suspended:
         return False
-    if look.spec.queue is None:
+    if not look.queue:
         return True
     return any(c.type is ConditionType.RUNNING and c.reason in _BY_US for c in look.status.conditions)
 
