@@ -61,7 +61,7 @@ class Machine(RuleBasedStateMachine):
         return self.stale or self.cluster.view(now_s=self.now_s, commit=self.commit)
 
     def resource(self) -> Resource:
-        """Return the resource as it is read."""
+        """Return the resource."""
         return Resource("ns", RUN, "uid", 1, START_S, self.spec, "", self.status, is_deleted=self.is_deleted)
 
     def step(self, *, acts: bool = True) -> Decision:
@@ -117,6 +117,8 @@ class Machine(RuleBasedStateMachine):
                 c.serial += 1
                 made = JobView(name, f"{name}-{c.serial}", names.ROLE_WORKER, attempt, self.now_s, nodes, nodes)
                 c.jobs.setdefault(name, replace(made, is_suspended=self.spec.queue is not None))
+                # What it has made itself it knows without a watch.
+                self.stale = self.stale and replace(self.stale, jobs=(*self.stale.jobs, c.jobs[name]))
             case Resize(job=name, nodes=nodes):
                 self.cluster.change_job(name, parallelism=nodes, completions=nodes)
             case Pause(job=name, suspend=suspend):
