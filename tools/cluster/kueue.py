@@ -61,6 +61,32 @@ def start_kueue(plane: ControlPlane, *, feature_gates: Sequence[str] = ()) -> No
     plane.wait(lambda: _answers(plane), "kueue")
 
 
+def make_queue(
+    plane: ControlPlane, namespace: str, *, accelerators: int, name: str = "gpu", preempts: bool = False
+) -> None:
+    """Make a LocalQueue with a ClusterQueue and a flavor of its own, both named like the namespace, which exists.
+
+    Args:
+        plane: has Kueue.
+        namespace: of the LocalQueue.
+        accelerators: nvidia.com/gpu of its quota; there is plenty of everything else.
+        name: of the LocalQueue.
+        preempts: workloads of a higher priority take the quota of others.
+    """
+    amounts = {"cpu": "100", "memory": "1Ti", "ephemeral-storage": "10Ti", "nvidia.com/gpu": str(accelerators)}
+    quota = [{"name": resource, "nominalQuota": amount} for resource, amount in amounts.items()]
+    group = {"coveredResources": list(amounts), "flavors": [{"name": namespace, "resources": quota}]}
+    spec: dict[str, object] = {"namespaceSelector": {}, "resourceGroups": [group]}
+    if preempts:
+        spec["preemption"] = {"withinClusterQueue": "LowerPriority"}
+    flavor = {"kind": "ResourceFlavor", "metadata": {"name": namespace}}
+    cluster_queue = {"kind": "ClusterQueue", "metadata": {"name": namespace}, "spec": spec}
+    local = {"metadata": {"name": name, "namespace": namespace}, "spec": {"clusterQueue": namespace}}
+    for document in (flavor, cluster_queue, {"kind": "LocalQueue", **local}):
+        applied = json.dumps({"apiVersion": f"{GROUP}/v1beta2", **document})
+        kubectl(plane, "apply", "--server-side", "-f", "-", stdin=applied)
+
+
 def _answers(plane: ControlPlane) -> bool:
     """Tell whether the API server reaches the webhooks; raises OSError while it does not."""
     flavor = {"apiVersion": f"{GROUP}/v1beta2", "kind": "ResourceFlavor", "metadata": {"name": "is-it-there"}}

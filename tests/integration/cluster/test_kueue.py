@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from control_plane import ControlPlane, kubectl
-from kueue import ACCOUNT, GROUP, NAMESPACE
+from kueue import ACCOUNT, NAMESPACE, make_queue
 from objects_bench import finetune, of_kind, rendered, spec_with
 from waiting import wait_until
 
@@ -18,7 +18,6 @@ from sam3ft_operator.effects import Effects
 from sam3ft_operator.observed import Resource
 
 pytestmark = pytest.mark.timeout(300)
-VERSION = f"{GROUP}/v1beta2"
 QUEUE = "gpu"
 
 
@@ -29,14 +28,7 @@ class Lab:
         """Make the queue."""
         self.plane, self.namespace = plane, namespace
         self.make({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
-        self.make({"apiVersion": VERSION, "kind": "ResourceFlavor", "metadata": {"name": namespace}})
-        amounts = {"cpu": "100", "memory": "1Ti", "ephemeral-storage": "10Ti", "nvidia.com/gpu": "2"}
-        quota = [{"name": name, "nominalQuota": amount} for name, amount in amounts.items()]
-        group = {"coveredResources": list(amounts), "flavors": [{"name": namespace, "resources": quota}]}
-        spec: dict[str, Any] = {"namespaceSelector": {}, "resourceGroups": [group]}
-        self.make({"apiVersion": VERSION, "kind": "ClusterQueue", "metadata": {"name": namespace}, "spec": spec})
-        local = {"metadata": {"name": QUEUE, "namespace": namespace}, "spec": {"clusterQueue": namespace}}
-        self.make({"apiVersion": VERSION, "kind": "LocalQueue", **local})
+        make_queue(plane, namespace, accelerators=2, name=QUEUE)
 
     def make(self, document: dict[str, Any]) -> None:
         """Apply an object."""

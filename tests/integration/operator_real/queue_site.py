@@ -1,0 +1,79 @@
+"""A namespace with an operator and a queue of the real Kueue."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from control_plane import ControlPlane, kubectl
+from coordinator_site import FakeCoordinator, progress, says
+from kueue import make_queue
+from operator_site import Site
+from waiting import wait_for
+
+from sam3ft_launch.kubernetes import kinds
+
+QUEUE = "gpu"
+CHECKED = json.dumps({"code": 0, "reason": "Succeeded"})
+DONE = json.dumps({"code": 0, "reason": "Succeeded", "step": 10, "checkpoint_step": 10})
+URGENT = "urgent"
+"""PriorityClass above that of runs that name none."""
+
+
+class QueueSite(Site):
+    """A site with a LocalQueue of two accelerators, whose quota goes to runs of a higher priority."""
+
+    def __init__(self, plane: ControlPlane, namespace: str, folder: Path, *, queue: str = QUEUE) -> None:
+        """Make account, queue and PriorityClass."""
+        super().__init__(plane, namespace, folder)
+        make_queue(plane, namespace, accelerators=2, name=queue, preempts=True)
+        urgent = {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": URGENT}}
+        kubectl(plane, "apply", "--server-side", "-f", "-", stdin=json.dumps({**urgent, "value": 1000}))
+
+    def queue(self, name: str, *, nodes: int, queued: bool = True, **spec: Any) -> str:
+        """Apply a resource of nodes with one accelerator each, let its check pass, and return its uid."""
+        workers = {"nodes": nodes, "maxNodes": 4, "gpusPerNode": 1, **spec.pop("workers", {})}
+        training = {"globalBatchSize": 8, "maxSteps": 10}
+        wish = {"queue": {"localQueue": QUEUE}} if queued else {}
+        uid = self.apply(name, workers=workers, training=training, **wish, **spec)["metadata"]["uid"]
+        self.pass_check(uid)
+        return str(uid)
+
+    def pass_check(self, uid: str) -> None:
+        """Let the check of a run's data set end well."""
+        [check] = self.wait_for_pods(uid, role="preflight", count=1)
+        self.end_pod(check, message=CHECKED)
+
+    def train(self, uid: str, coordinator: FakeCoordinator, *, nodes: int) -> list[dict[str, Any]]:
+        """Wait until so many workers of a run are there, let its coordinator say that they train, and return them."""
+        workers = self.wait_for_pods(uid, role="worker", count=nodes)
+        [lead] = self.wait_for_pods(uid, role="coordinator", count=1)
+        attempt = int(lead["metadata"]["labels"]["sam3ft.dev/attempt"])
+        coordinator.answer = says(progress(attempt=attempt, nodes=nodes))
+        coordinator.stands_for(self, lead)
+        return workers
+
+    def finish(self, name: str, workers: list[dict[str, Any]]) -> dict[str, Any]:
+        """Let all workers of a run end well, and return the resource once it has succeeded."""
+        for worker in workers:
+            self.end_pod(worker, message=DONE)
+        return self.wait_for_phase(name, "Succeeded")
+
+    def job(self, uid: str) -> dict[str, Any]:
+        """Return the one Job of a run's workers."""
+        [found] = self.children(kinds.JOB, uid, role="worker")
+        return found
+
+    def workloads(self, uid: str) -> list[dict[str, Any]]:
+        """Return the Workloads of the Job of a run's workers."""
+        selector = f"kueue.x-k8s.io/job-uid={self.job(uid)['metadata']['uid']}"
+        return list(self.api.list(kinds.WORKLOAD, self.namespace, {"labelSelector": selector})["items"])
+
+    def wait_for_condition(self, name: str, type_: str, status: str, reason: str) -> dict[str, Any]:
+        """Return a condition of a resource once it has this status and reason."""
+
+        def read() -> dict[str, Any] | None:
+            found = self.resource(name).get("status", {}).get("conditions", [])
+            known = next((it for it in found if it["type"] == type_), None)
+            return known if known is not None and (known["status"], known["reason"]) == (status, reason) else None
+
+        return wait_for(f"{type_} of {name} is {status} for {reason}", read)
