@@ -13,7 +13,7 @@ PYTEST := $(BIN)/python -m pytest
 ARGS ?=
 
 .PHONY: help install components cluster-tools lock demo test test-unit test-soak soak lint format types imports docstrings spelling package \
-	bench-fullsize bench-loop bench-gpu bench-loss bench-upload bench-restore bench-stream clean
+	bench-fullsize bench-loop bench-gpu bench-loss bench-upload bench-restore bench-stream bench-operator clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -90,6 +90,9 @@ bench-upload: install components ## a save's upload beside bare obstore and boto
 
 bench-restore: install components ## seconds of a verified restore: from a bucket, from the node's copy, shared by two processes
 	@$(BIN)/python -m benchmarks.restore $(ARGS)
+
+bench-operator: install cluster-tools ## many runs on a real control plane: latencies, requests, memory of the operator (about half an hour)
+	@$(BIN)/python -m benchmarks.operator_scale $(ARGS)
 
 bench-loss: install ## time and memory of losses and matchers by number of objects
 	@$(BIN)/python -m benchmarks.loss $(ARGS)

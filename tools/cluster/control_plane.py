@@ -15,7 +15,7 @@ import ssl
 import subprocess
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -65,15 +65,22 @@ class ControlPlane:
         admin_kubeconfig: of a user who may do everything.
     """
 
-    def __init__(self, folder: Path, *, definitions: Callable[["ControlPlane"], None] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        definitions: Callable[["ControlPlane"], None] | None = None,
+        arguments: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
         """Prepare; nothing is started before the context is entered.
 
         Args:
             folder: of everything; exists.
             definitions: installs resources of one's own before the controllers start. The garbage collector learns of
                 later ones within half a minute, and until then deletes nothing that belongs to them.
+            arguments: more of them for a part, by its name; they come last, so that they win.
         """
-        self.folder, self._definitions = folder, definitions
+        self.folder, self._definitions, self._arguments = folder, definitions, arguments or {}
         self.audit_log = folder / "audit.jsonl"
         self.admin_kubeconfig = folder / "admin.kubeconfig"
         self._port, self._etcd_port, self._peer_port = free_port(), free_port(), free_port()
@@ -150,9 +157,8 @@ class ControlPlane:
 
     def run(self, name: str, arguments: Sequence[str], component: str, program: str) -> None:
         """Start a program of a component as the part `name`; its output is in `NAME.log`."""
-        self._programs[name] = Program(
-            name, [str(find_program(component, program)), *arguments], self.folder / f"{name}.log"
-        )
+        command = [str(find_program(component, program)), *arguments, *self._arguments.get(name, ())]
+        self._programs[name] = Program(name, command, self.folder / f"{name}.log")
         self._programs[name].start()
 
     def wait(self, condition: Callable[[], bool], name: str) -> None:
@@ -217,11 +223,8 @@ class ControlPlane:
     def kubeconfig_of(self, namespace: str, service_account: str) -> Path:
         """Return a kubeconfig with a fresh token of a service account that exists."""
         path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{service_account}/token"
-        request = {
-            "apiVersion": "authentication.k8s.io/v1",
-            "kind": "TokenRequest",
-            "spec": {"expirationSeconds": LONGEST_TOKEN_S},
-        }
+        spec = {"expirationSeconds": LONGEST_TOKEN_S}
+        request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
         token = self.post(path, request)["status"]["token"]
         return self._kubeconfig(f"{namespace}.{service_account}", token=token, namespace=namespace)
 
