@@ -32,6 +32,15 @@ def nodes(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[st
 NODES = dict(nodes(apiserver.ROOT))
 
 
+def test_all_versions_have_one_schema_and_one_is_stored() -> None:
+    versions = crd.custom_resource_definition()["spec"]["versions"]
+
+    assert 1 == sum(version["storage"] for version in versions)
+    assert [versions[0] | {"name": "", "storage": True}] * len(versions) == [
+        version | {"name": "", "storage": True} for version in versions
+    ]
+
+
 def test_the_file_in_the_repository_is_what_the_models_generate() -> None:
     assert crd.crd_text() == (ROOT / "crds" / crd.FILE_NAME).read_text(), (
         f"run python -m sam3ft_api.crd > crds/{crd.FILE_NAME}"
