@@ -16,11 +16,11 @@ from sam3ft_api.redact import redact
 from sam3ft_api.spec import SAM3FineTuneSpec
 from sam3ft_api.status import SAM3FineTuneStatus
 from sam3ft_api.termination import Termination
+from sam3ft_api.text import without_controls
 from sam3ft_launch.kubernetes.kinds import JOB, POD, Kind
 from sam3ft_launch.kubernetes.objects.job import QUEUE_LABEL
 from sam3ft_operator.observed import JobView, PodView, Resource
 from sam3ft_operator.store import Child, Place, version_of
-from sam3ft_operator.text import without_controls
 
 Body = Mapping[str, Any]
 

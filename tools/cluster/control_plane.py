@@ -23,6 +23,7 @@ from typing import Any, Self
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from played_nodes import PLAYED, is_ready, node_named, pod_logs
 from ports import HOST, free_port
 from programs import Program
 
@@ -33,8 +34,6 @@ START_S = 60.0
 ADMIN, CONTROLLERS, SCHEDULER = "admin", "system:kube-controller-manager", "system:kube-scheduler"
 ISSUER = "https://kubernetes.default.svc"
 LONGEST_TOKEN_S = 24 * 3600
-PLAYED = "play.sam3ft.dev/node"
-"""Label of the nodes that kwok plays; without it a node falls silent, as one does whose power is gone."""
 AUDIT_POLICY = {
     "apiVersion": "audit.k8s.io/v1",
     "kind": "Policy",
@@ -96,6 +95,11 @@ class ControlPlane:
     def admin_token(self) -> str:
         """The administrator's bearer token, good for this control plane alone."""
         return self._tokens[ADMIN]
+
+    @property
+    def pod_log(self) -> Path:
+        """What every pod that kwok plays has said."""
+        return self.folder / "pods.log"
 
     @property
     def ca_file(self) -> Path:
@@ -185,13 +189,21 @@ class ControlPlane:
 
         Args:
             nodes: how many, named `node-0` and so on, each with 64 CPU, 512Gi and 8 nvidia.com/gpu.
+
+        The log of every pod is `pod_log`, in the form of container runtimes: `TIME stdout F LINE`.
         """
         for number in range(nodes):
-            self.post("/api/v1/nodes", _node(f"node-{number}"))
+            self.post("/api/v1/nodes", node_named(f"node-{number}"))
         arguments = ["--kubeconfig", str(self.admin_kubeconfig), "--config", str(HERE / "stages.yaml")]
         arguments += ["--manage-nodes-with-label-selector", PLAYED, "--node-ip", HOST]
         # It renews four times in a duration, and the controllers wait 10 s: five renewals must fail, not one.
-        arguments += ["--node-lease-duration-seconds", "8", "--server-address", f"{HOST}:{free_port()}"]
+        arguments += ["--node-lease-duration-seconds", "8"]
+        port, certs = free_port(), self.ca_file.parent
+        logs = self.folder / "kwok-logs.json"
+        logs.write_text(json.dumps(pod_logs(self.pod_log)))
+        self.pod_log.touch()
+        arguments += ["--config", str(logs), "--server-address", f"{HOST}:{port}", "--node-port", str(port)]
+        arguments += ["--tls-cert-file", str(self.ca_file), "--tls-private-key-file", str(certs / "apiserver.key")]
         self.run("kwok", arguments, "kwok", "kwok")
         self.wait(lambda: self._num_ready_nodes() >= nodes, "kwok")
 
@@ -200,14 +212,14 @@ class ControlPlane:
 
         A pod names it by `nodeSelector: {kubernetes.io/hostname: NAME}` and tolerates the taint of the same key.
         """
-        node = _node(name)
+        node = node_named(name)
         node["spec"] = {"taints": [{"key": "kubernetes.io/hostname", "value": name, "effect": "NoSchedule"}]}
         self.post("/api/v1/nodes", node)
         self.wait(lambda: self.is_ready(name), "kwok")
 
     def is_ready(self, node: str) -> bool:
         """Tell whether the cluster takes a node for ready."""
-        return _is_ready(json.loads(self.get(f"/api/v1/nodes/{node}")))
+        return is_ready(json.loads(self.get(f"/api/v1/nodes/{node}")))
 
     def lose_node(self, name: str) -> None:
         """Let a node fall silent: its lease is no longer renewed, and its pods neither run on, end, nor go.
@@ -277,7 +289,7 @@ class ControlPlane:
         return '"name":"default"' in self.get("/api/v1/namespaces/default/serviceaccounts").replace(" ", "")
 
     def _num_ready_nodes(self) -> int:
-        return sum(_is_ready(node) for node in json.loads(self.get("/api/v1/nodes"))["items"])
+        return sum(is_ready(node) for node in json.loads(self.get("/api/v1/nodes"))["items"])
 
     def _write_files(self) -> None:
         (self.folder / "certs").mkdir(exist_ok=True)
@@ -340,6 +352,8 @@ class ControlPlane:
             f"--service-account-max-token-expiration={LONGEST_TOKEN_S}s",
             f"--token-auth-file={self.folder / 'tokens.csv'}",
             "--authorization-mode=RBAC,Node",
+            # Off by default and on in OpenShift: whoever names an owner needs rights to it.
+            "--enable-admission-plugins=OwnerReferencesPermissionEnforcement",
             "--service-cluster-ip-range=10.96.0.0/16",
             f"--audit-log-path={self.audit_log}",
             "--audit-log-maxsize=4000",  # MB; 100 by default, and what is rotated away is lost to `audit`
@@ -379,21 +393,3 @@ def kubectl(plane: ControlPlane, *arguments: str, stdin: str = "") -> str:
     except subprocess.CalledProcessError as error:
         error.add_note(error.stderr)
         raise
-
-
-def _is_ready(node: dict[str, Any]) -> bool:
-    conditions = node["status"].get("conditions", [])
-    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
-
-
-def _node(name: str) -> dict[str, Any]:
-    size = {"cpu": "64", "memory": "512Gi", "pods": "1000", "ephemeral-storage": "1Ti", "nvidia.com/gpu": "8"}
-    return {
-        "apiVersion": "v1",
-        "kind": "Node",
-        "metadata": {
-            "name": name,
-            "labels": {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux", PLAYED: "yes"},
-        },
-        "status": {"allocatable": size, "capacity": size},
-    }

@@ -15,6 +15,7 @@ VERBS = {
     "eval": "score an exported model folder or the newest commit on a split",
     "export": "write the model of a commit as a Hugging Face folder",
     "doctor": "say what this machine has for training, or what a store can do",
+    "tails": "print the last lines of ranks that failed, kept beside a run's checkpoints",
     "fetch": "copy published weights into a folder or a bucket",
 }
 

@@ -1,5 +1,6 @@
 """The entry of `sam3ft`: the list of verbs, and the process edge that turns every error into one message and a code."""
 
+import os
 import sys
 import tempfile
 import traceback
@@ -11,7 +12,22 @@ import typer
 from typer.exceptions import TyperException
 
 from sam3ft_api.errors import InvalidConfig, Sam3ftError
-from sam3ft_launch.cli import cancel, doctor, evaluate, export, logs, model, plan, run, status, train, version
+from sam3ft_launch.cli import (
+    cancel,
+    change,
+    doctor,
+    evaluate,
+    explain,
+    export,
+    logs,
+    model,
+    plan,
+    run,
+    status,
+    train,
+    version,
+)
+from sam3ft_launch.cli.options import ENV_BACKEND, BackendName
 from sam3ft_launch.cli.output import OutputFormat, report_error
 from sam3ft_launch.cli.trainer import TrainerHasSpoken
 
@@ -34,6 +50,12 @@ _VERBS: tuple[tuple[str, Callable[..., Any], dict[str, Any]], ...] = (
     ("plan", plan.plan, {}),
     ("status", status.status, {}),
     ("logs", logs.logs, {}),
+    ("explain", explain.explain, {}),
+    ("events", change.events, {}),
+    ("scale", change.scale, {}),
+    ("suspend", change.suspend, {}),
+    ("resume", change.resume, {}),
+    ("retry", change.retry, {}),
     ("cancel", cancel.cancel, {}),
     ("eval", evaluate.evaluate, _PASS_ON),
     ("export", export.export, _PASS_ON),
@@ -46,15 +68,22 @@ for _name, _verb, _settings in _VERBS:
 app.add_typer(model.app, name="model")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def plugin() -> int:
+    """Run one command as `kubectl sam3ft`: the same verbs, on a cluster unless another backend is named."""
+    os.environ.setdefault(ENV_BACKEND, BackendName.KUBERNETES)
+    return main(program="kubectl sam3ft")
+
+
+def main(arguments: Sequence[str] | None = None, *, program: str = "sam3ft") -> int:
     """Run one command and return its exit code: the table of `sam3ft_api.exit_codes` throughout, 130 for Ctrl-C.
 
     Args:
         arguments: words behind `sam3ft`; the process's own without them.
+        program: what the help calls this command.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return int(app(args=words, prog_name="sam3ft", standalone_mode=False) or 0)
+        return int(app(args=words, prog_name=program, standalone_mode=False) or 0)
     except (TrainerHasSpoken, typer.Exit) as end:
         return end.exit_code
     except (KeyboardInterrupt, typer.Abort):

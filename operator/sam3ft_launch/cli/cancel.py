@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from sam3ft_launch.backend import Observed
+from sam3ft_launch.cli.cluster.place import ClusterPlace, placed
 from sam3ft_launch.cli.locate import RunArgument, backend_of, handle_of, locate
 from sam3ft_launch.cli.output import OutputFormat, OutputOption, emit
 
@@ -13,14 +14,24 @@ _POLL_S = 0.2
 _MARGIN_S = 30.0
 
 
+@placed()
 def cancel(
     run: RunArgument = None,
     *,
     grace: Annotated[float, typer.Option("--grace", min=0, max=86_400, help="Seconds for saving a checkpoint.")] = 120,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Return when the run has ended.")] = True,
+    place: ClusterPlace | None,
     output: OutputOption = OutputFormat.TEXT,
 ) -> None:
-    """Ask a run to save a checkpoint and end. The same `sam3ft run` command resumes it."""
+    """Ask a run to save a checkpoint and end. The same `sam3ft run` command resumes it.
+
+    On a cluster its resource is deleted, once it has saved; checkpoints stay. `sam3ft suspend` keeps the resource.
+    """
+    if place is not None:
+        from sam3ft_launch.cli.cluster import changes  # noqa: PLC0415 - an extra's library
+
+        changes.cancel(place, run, grace_s=grace, wait=wait, output=output)
+        return
     folder, record = locate(run)
     backend, handle = backend_of(folder), handle_of(folder, record)
     backend.cancel(handle, grace_s=grace)

@@ -15,7 +15,7 @@ from sam3ft_launch.prepare import load
 RunArgument = Annotated[
     str | None,
     typer.Argument(
-        metavar="[RUN]",
+        metavar="RUN",
         help="A run folder, the name of a run below runs/, or its YAML file. Default: the newest run below runs/.",
         show_default=False,
     ),

@@ -4,16 +4,18 @@ from typing import Annotated
 
 import typer
 
+from sam3ft_launch.cli.cluster.place import ClusterPlace, placed
 from sam3ft_launch.cli.locate import RunArgument, backend_of, handle_of, locate
 from sam3ft_launch.cli.output import OutputFormat, OutputOption, emit
 
 
+@placed()
 def logs(
     run: RunArgument = None,
     *,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new lines until the run ends.")] = False,
     lines: Annotated[
-        int, typer.Option("--lines", "-n", min=0, max=100_000, help="Lines to begin with, per file.")
+        int, typer.Option("--lines", "--tail", min=0, max=100_000, help="Lines to begin with, per file.")
     ] = 50,
     rank: Annotated[
         int | None,
@@ -21,9 +23,18 @@ def logs(
             "--rank", min=0, help="Only this worker. Default: supervisor, launcher and rank 0.", show_default=False
         ),
     ] = None,
+    place: ClusterPlace | None,
     output: OutputOption = OutputFormat.TEXT,
 ) -> None:
-    """Show what a run has said, over all its attempts."""
+    """Show what a run has said, over all its attempts.
+
+    On a cluster: from the pods; when they are gone, what is kept beside the checkpoints or in the status.
+    """
+    if place is not None:
+        from sam3ft_launch.cli.cluster.logs import show  # noqa: PLC0415 - an extra's library
+
+        show(place, run, follow=follow, lines=lines, rank=rank, output=output)
+        return
     folder, record = locate(run)
     backend, handle = backend_of(folder), handle_of(folder, record)
     shown = backend.logs(handle, lines=lines, follow=follow, rank=rank)

@@ -1,5 +1,6 @@
 """Options that several verbs share."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -17,11 +18,21 @@ class BackendName(StrEnum):
     SLURM = "slurm"
 
 
-AVAILABLE_BACKENDS = (BackendName.LOCAL,)
+AVAILABLE_BACKENDS = (BackendName.LOCAL, BackendName.KUBERNETES)
 """Backends of this release."""
+ENV_BACKEND = "SAM3FT_BACKEND"
+"""Stands for --backend where that is not given."""
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="The YAML file of a run (kind SAM3FineTune).")]
-BackendOption = Annotated[BackendName, typer.Option("--backend", help="Where it runs; this machine by default.")]
+BackendOption = Annotated[
+    BackendName | None,
+    typer.Option(
+        "--backend",
+        envvar=ENV_BACKEND,
+        help="Where it runs: this machine, unless the verb or an option is of a cluster.",
+        show_default=False,
+    ),
+]
 NprocOption = Annotated[
     int | None,
     typer.Option(
@@ -64,3 +75,14 @@ def require_available(backend: BackendName) -> None:
             f"--backend {backend} is not available in this release; available is: {names}. "
             "Leave --backend out to run on this machine"
         )
+
+
+def refuse_options(options: Mapping[str, object], why: str) -> None:
+    """Make sure that none of these options was given.
+
+    Raises:
+        InvalidConfig: one was; the message names it and says why.
+    """
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise InvalidConfig(f"{given[0]} {why}")

@@ -28,8 +28,11 @@ OutputOption = Annotated[
 
 
 def console() -> Console:
-    """Return a console on today's standard output: colours and bars on a terminal, plain text elsewhere."""
-    return Console(file=sys.stdout, highlight=False, soft_wrap=not sys.stdout.isatty())
+    """Return a console on today's standard output: colours and bars on a terminal, plain text elsewhere.
+
+    Text is printed as it is: brackets in other people's messages are no markup.
+    """
+    return Console(file=sys.stdout, highlight=False, markup=False, emoji=False, soft_wrap=not sys.stdout.isatty())
 
 
 def emit(**fields: Any) -> None:

@@ -1,12 +1,11 @@
 """`sam3ft plan`: what a run would do, without doing any of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sam3ft_api.errors import InvalidConfig
 from sam3ft_launch.cli.options import (
     BackendName,
     BackendOption,
@@ -14,6 +13,7 @@ from sam3ft_launch.cli.options import (
     NprocOption,
     RunDirOption,
     SetOption,
+    refuse_options,
     require_available,
 )
 from sam3ft_launch.cli.output import OutputFormat, OutputOption, emit
@@ -44,7 +44,7 @@ StorageProfilesOption = Annotated[
 def plan(
     file: FileArgument,
     *,
-    backend: BackendOption = BackendName.LOCAL,
+    backend: BackendOption = None,
     nproc: NprocOption = None,
     run_dir: RunDirOption = None,
     assignments: SetOption = None,
@@ -57,13 +57,13 @@ def plan(
     With --backend kubernetes, show the objects that the operator would create; no cluster is asked.
     """
     if backend is BackendName.KUBERNETES:
-        _refuse({"--nproc": nproc, "--run-dir": run_dir}, "is for this machine; set spec.workers instead")
+        refuse_options({"--nproc": nproc, "--run-dir": run_dir}, "is for this machine; set spec.workers instead")
         _plan_on_cluster(file, assignments or (), worker_profiles, storage_profiles, output)
         return
-    _refuse(
+    refuse_options(
         {"--worker-profiles": worker_profiles, "--storage-profiles": storage_profiles}, "is for --backend kubernetes"
     )
-    require_available(backend)
+    require_available(backend or BackendName.LOCAL)
     session = open_session(load(file, assignments=assignments or ()), nproc=nproc, run_dir=run_dir, detached=True)
     submission = session.backend.render(session.plan)
     with config_file(session.plan.config) as path:
@@ -74,12 +74,6 @@ def plan(
             return
         show_trainer(arguments)
     print(f"\nprocesses\n{submission}")
-
-
-def _refuse(options: Mapping[str, object], why: str) -> None:
-    given = [name for name, value in options.items() if value is not None]
-    if given:
-        raise InvalidConfig(f"{given[0]} {why}")
 
 
 def _plan_on_cluster(

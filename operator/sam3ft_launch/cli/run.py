@@ -4,14 +4,13 @@ from typing import Annotated
 
 import typer
 
+from sam3ft_launch.cli.cluster.place import ClusterPlace, placed
 from sam3ft_launch.cli.options import (
-    BackendName,
-    BackendOption,
     FileArgument,
     NprocOption,
     RunDirOption,
     SetOption,
-    require_available,
+    refuse_options,
 )
 from sam3ft_launch.cli.output import OutputFormat, OutputOption
 from sam3ft_launch.cli.session import drive, open_session
@@ -22,18 +21,26 @@ DetachOption = Annotated[
 ]
 
 
+@placed()
 def run(
     file: FileArgument,
     *,
-    backend: BackendOption = BackendName.LOCAL,
+    place: ClusterPlace | None,
     nproc: NprocOption = None,
     run_dir: RunDirOption = None,
     assignments: SetOption = None,
     detach: DetachOption = False,
     output: OutputOption = OutputFormat.TEXT,
 ) -> int:
-    """Check the data, then train, score and export. The same command goes on after an interruption."""
-    require_available(backend)
+    """Check the data, then train, score and export. The same command goes on after an interruption.
+
+    On a cluster: apply the file and follow the run; Ctrl-C leaves it alone.
+    """
+    if place is not None:
+        from sam3ft_launch.cli.cluster.run import run_on_cluster  # noqa: PLC0415 - an extra's library
+
+        refuse_options({"--nproc": nproc, "--run-dir": run_dir}, "is for this machine; set spec.workers instead")
+        return run_on_cluster(place, file, assignments=assignments or (), detach=detach, output=output)
     prepared = load(file, assignments=assignments or ())
     session = open_session(prepared, nproc=nproc, run_dir=run_dir, detached=detach)
     return drive(session, detach=detach, output=output)

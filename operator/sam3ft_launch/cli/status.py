@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from rich.table import Table
 
 from sam3ft_launch.backend import Observed
+from sam3ft_launch.cli.cluster.place import ClusterPlace, placed
 from sam3ft_launch.cli.live import duration, figures
 from sam3ft_launch.cli.locate import RunArgument, backend_of, handle_of, locate
 from sam3ft_launch.cli.output import OutputFormat, OutputOption, console, emit
@@ -15,8 +16,22 @@ from sam3ft_launch.local.record import RunRecord
 from sam3ft_launch.local.rundir import RunDir
 
 
-def status(run: RunArgument = None, *, output: OutputOption = OutputFormat.TEXT) -> None:
-    """Show where a run stands: state, step, ETA, scores, restarts, and where its files are."""
+@placed()
+def status(
+    run: RunArgument = None,
+    *,
+    place: ClusterPlace | None,
+    output: OutputOption = OutputFormat.TEXT,
+) -> None:
+    """Show where a run stands: state, step, ETA, scores, restarts, and where its files are.
+
+    On a cluster without a name: one line for every run of the namespace.
+    """
+    if place is not None:
+        from sam3ft_launch.cli.cluster.status import show  # noqa: PLC0415 - an extra's library
+
+        show(place, run, output=output)
+        return
     folder, record = locate(run)
     observed = backend_of(folder).observe(handle_of(folder, record))
     if output is OutputFormat.JSON:

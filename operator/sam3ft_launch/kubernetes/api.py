@@ -15,7 +15,7 @@ import urllib3
 from kubernetes import client as kubernetes_client
 from kubernetes import config as kubernetes_config
 
-from sam3ft_launch.kubernetes.kinds import Kind
+from sam3ft_launch.kubernetes.kinds import POD, Kind
 from sam3ft_launch.kubernetes.pace import ServerClock, TokenBucket
 
 Body = dict[str, Any]
@@ -23,13 +23,15 @@ Body = dict[str, Any]
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
 STRATEGIC_PATCH = "application/strategic-merge-patch+json"
+APPLY = "application/apply-patch+yaml"
+"""A server-side apply; JSON is YAML."""
 METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 CONNECT_S = 3.0
 ANSWER_S = 10.0
 MAX_LINE_BYTES = 8 * 1024 * 1024
-"""Bytes of one event of a watch; etcd holds no object beyond 1.5 MiB."""
+"""Bytes of one event of a watch, or line of a log; etcd holds no object beyond 1.5 MiB."""
 _READS_TRIED = 3
 _MAX_PAUSE_S = 30.0
 
@@ -39,6 +41,7 @@ class ApiProblem(Exception):
 
     Attributes:
         code: HTTP status; 0 when there was no answer.
+        message: the server's sentence.
         reason: the server's CamelCase word, e.g. AlreadyExists; empty without one.
         retry_after_s: how long the server asks to wait; 0 when it does not.
     """
@@ -47,6 +50,7 @@ class ApiProblem(Exception):
         """Keep what the server said."""
         super().__init__(f"{code or 'no answer'} {reason}: {message}")
         self.code = code
+        self.message = message
         self.reason = reason
         self.retry_after_s = retry_after_s
 
@@ -192,11 +196,33 @@ class Api:
             ApiProblem: 410 when the resourceVersion is too old, 0 when the stream broke or was silent.
         """
         query = {"watch": "true", "allowWatchBookmarks": "true", **query}
+        for line in self._stream("watch", kind, kind.path(namespace), query, accept, silence_s):
+            if line.endswith(b"\n") and line.strip():  # what was cut off in the middle is asked for again
+                yield _parsed(line)
+
+    def log(self, namespace: str, pod: str, query: dict[str, Any], *, silence_s: float) -> Iterator[str]:
+        """Yield the lines of a pod's log, without line ends, until the server ends it.
+
+        Args:
+            namespace: of the pod.
+            pod: its name.
+            query: of the address, as `follow` and `tailLines`.
+            silence_s: without a byte for so long the stream is dead.
+
+        Raises:
+            ApiProblem: 404 when the pod does not exist, 400 when it has no log yet, 0 when the stream broke.
+        """
+        for line in self._stream("log", POD, POD.path(namespace, pod, "log"), query, "*/*", silence_s):
+            yield line.decode(errors="replace").rstrip("\r\n")
+
+    def _stream(
+        self, verb: str, kind: Kind, path: str, query: dict[str, Any], accept: str, silence_s: float
+    ) -> Iterator[bytes]:
         timeout = urllib3.Timeout(connect=CONNECT_S, read=silence_s)
         try:
-            answer = self._open("GET", kind.path(namespace), query, None, JSON, accept, timeout)
+            answer = self._open("GET", path, query, None, JSON, accept, timeout)
             try:
-                self._count("watch", kind.name, answer.status)
+                self._count(verb, kind.name, answer.status)
                 if answer.status != 200:
                     raise _problem(answer)
                 yield from _lines(answer)
@@ -297,16 +323,17 @@ def _configuration(settings: ApiSettings) -> Any:
     return configuration
 
 
-def _lines(answer: urllib3.BaseHTTPResponse) -> Iterator[Body]:
-    """Yield each line of a stream as soon as it is complete."""
+def _lines(answer: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
+    """Yield each line of a stream, with its end, as soon as it is complete; the last one may have none."""
     rest = b""
     for chunk in answer.stream(65536, decode_content=True):
         *lines, rest = (rest + chunk).split(b"\n")
         if len(rest) > MAX_LINE_BYTES:
-            raise ApiProblem(0, "TooLong", f"an event has more than {MAX_LINE_BYTES} bytes")
+            raise ApiProblem(0, "TooLong", f"a line has more than {MAX_LINE_BYTES} bytes")
         for line in lines:
-            if line.strip():
-                yield _parsed(line)
+            yield line + b"\n"
+    if rest:
+        yield rest
 
 
 def _parsed(content: bytes) -> Body:

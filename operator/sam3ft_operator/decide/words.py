@@ -1,7 +1,7 @@
 """What comes from pods, made fit for a status: text is cut and cannot act on a terminal, numbers are in bounds."""
 
 from sam3ft_api import limits
-from sam3ft_operator.text import without_controls
+from sam3ft_api.text import without_controls
 
 
 def cut(text: str, max_chars: int) -> str:

@@ -32,8 +32,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["run", "cells.yaml", "--backend", "kubernetes"], "kubernetes is not available in this release"),
+        (["run", "cells.yaml", "--backend", "kubernetes"], "spec.checkpoint.uri is required on kubernetes"),
+        (["run", "cells.yaml", "--backend", "kubernetes", "--nproc", "2"], "--nproc is for this machine"),
+        (["run", "cells.yaml", "--backend", "local", "-n", "lab"], "--namespace is for --backend kubernetes"),
         (["run", "cells.yaml", "--backend", "slurm"], "slurm is not available in this release; available is: local"),
+        (["status", "--kubeconfig", "nothing"], "no credentials for a cluster"),
+        (["explain", "nobody"], "'nobody' names no run"),
+        (["scale", "x", "--nodes", "2", "--backend", "local"], "on this machine choose --nproc"),
+        (["suspend", "x", "--backend", "local"], "on this machine use `sam3ft cancel`"),
         (["plan", "cells.yaml", "--backend", "slurm"], "slurm is not available in this release"),
         (["run", "cells.yaml", "--backend", "moon"], "--backend"),
         (["plan", "cells.yaml", "--backend", "kubernetes"], "spec.checkpoint.uri is required on kubernetes"),

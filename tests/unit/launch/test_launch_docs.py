@@ -41,7 +41,7 @@ def test_every_exit_code_has_its_section():
     assert expected == titles
 
 
-@pytest.mark.parametrize("page", ["cli.md", "local.md", "errors.md", "README.md"])
+@pytest.mark.parametrize("page", ["cli.md", "cluster.md", "local.md", "errors.md", "README.md"])
 def test_links_between_pages_lead_somewhere(page: str):
     targets = re.findall(r"\]\(([a-z-]+(?:\.md)?)\)", (DOCS / page).read_text())
 

@@ -1,0 +1,108 @@
+"""`sam3ft logs` on a cluster: from the pods, when they are gone from beside the checkpoints, else from the status."""
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+
+from sam3ft_launch.cli.cluster.follow import has_ended
+from sam3ft_launch.cli.cluster.place import ClusterPlace
+from sam3ft_launch.cli.output import OutputFormat, emit
+from sam3ft_launch.cli.trainer import ask_trainer
+from sam3ft_launch.kubernetes.pod_logs import PodLogs
+from sam3ft_launch.kubernetes.runs import ClusterRun, ClusterRuns, NoSuchRun
+
+
+def show(
+    place: ClusterPlace, run: str | None, *, follow: bool, lines: int, rank: int | None, output: OutputFormat
+) -> None:
+    """Print what a run has said.
+
+    Args:
+        place: of the run.
+        run: name or file.
+        follow: go on with new lines, over attempts, until the run ends.
+        lines: how many to begin with.
+        rank: of the worker whose node is read; None for the first node.
+        output: for whom to print.
+
+    Raises:
+        InvalidConfig, TransientError: as `ClusterRuns`.
+    """
+    runs, found = place.find(run)
+    per_node = max(1, int((found.spec.get("workers") or {}).get("gpusPerNode") or 1))
+    pods = PodLogs(runs, found, index=0 if rank is None else rank // per_node)
+    said = False
+    shown = pods.follow(lines=lines, is_over=lambda: _is_over(runs, found)) if follow else pods.newest(lines=lines)
+    for line in shown:
+        said = True
+        _print(line, output)
+    if not said:
+        for line in _kept(runs, found, lines):
+            _print(line, output)
+
+
+def _is_over(runs: ClusterRuns, run: ClusterRun) -> bool:
+    try:
+        return has_ended(runs.get(run.name, uid=run.uid))
+    except NoSuchRun:
+        return True
+
+
+def _kept(runs: ClusterRuns, run: ClusterRun, lines: int) -> Iterator[str]:
+    """Yield what outlives the pods: the last lines beside the checkpoints, else those in the status."""
+    uri = str((run.spec.get("checkpoint") or {}).get("uri") or "")
+    kept, why = _beside_checkpoints(run, uri)
+    if kept:
+        _notice(f"the pods of {run.name} are gone; kept beside its checkpoints in {uri}:")
+        yield from kept[-lines:]
+        return
+    found = list(_in_status(run))
+    if found:
+        _notice(f"the pods of {run.name} are gone, {why}; from its status:")
+        yield from found[-lines:]
+    else:
+        newest = runs.get(run.name, uid=run.uid)
+        _notice(f"{run.name} has said nothing yet; it is {newest.phase.value}: {newest.message}")
+
+
+def _beside_checkpoints(run: ClusterRun, uri: str) -> tuple[list[str], str]:
+    """Return the kept lines, read with the user's own credentials, and why there are none."""
+    if importlib.util.find_spec("obstore") is None:
+        return [], f"{uri} cannot be read here (pip install 'sam3ft[trainer]')"
+    profile = str((run.spec.get("storage") or {}).get("profile") or "default")
+    answer = ask_trainer(["tails", uri, "--profile", profile])
+    if answer.code != 0:
+        return [], f"{uri} cannot be read: {answer.message.splitlines()[0]}"
+    tails = answer.document.get("tails") or []
+    lines = [
+        line
+        for tail in tails
+        for line in (
+            f"--- attempt {tail['attempt']}, rank {tail['rank']}, ended with {tail['end']}",
+            *str(tail["text"]).splitlines(),
+        )
+    ]
+    return lines, f"{uri} keeps no lines"
+
+
+def _in_status(run: ClusterRun) -> Iterator[str]:
+    for attempt in run.status.attempts:
+        failure = attempt.first_failure
+        if failure is None:
+            continue
+        rank = "" if failure.rank is None else f", rank {failure.rank}"
+        node = f" on node {failure.node}" if failure.node else ""
+        yield f"--- attempt {attempt.n}{rank}{node}, ended with {attempt.reason}"
+        yield from failure.message.splitlines()
+
+
+def _print(line: str, output: OutputFormat) -> None:
+    if output is OutputFormat.JSON:
+        emit(event="log", line=line)
+    else:
+        print(line, flush=True)
+
+
+def _notice(text: str) -> None:
+    """Say where lines come from, apart from them."""
+    print(f"sam3ft: {text}", file=sys.stderr)

@@ -1,0 +1,56 @@
+"""`sam3ft explain`: why a run is not running, in one line, and what mends it."""
+
+from datetime import UTC, datetime
+
+from sam3ft_api.exit_codes import rule_for
+from sam3ft_launch.backend import Observed, RunState
+from sam3ft_launch.cli.cluster.place import ClusterPlace, placed
+from sam3ft_launch.cli.live import progress_line
+from sam3ft_launch.cli.locate import RunArgument, backend_of, handle_of, locate
+from sam3ft_launch.cli.output import OutputFormat, OutputOption, emit
+from sam3ft_launch.cli.summary import exit_code_of
+
+_AGAIN = "the same `sam3ft run` command goes on from the newest checkpoint"
+
+
+@placed()
+def explain(
+    run: RunArgument = None,
+    *,
+    place: ClusterPlace | None,
+    output: OutputOption = OutputFormat.TEXT,
+) -> None:
+    """Say in one line why a run is not running, and what to do."""
+    if place is not None:
+        from sam3ft_launch.kubernetes import explain as on_cluster  # noqa: PLC0415 - an extra's library
+
+        _, found = place.find(run)
+        said = on_cluster.explain(found, now=datetime.now(UTC))
+        _print(found.name, said.state, said.why, said.fix, said.line(found.name), output)
+        return
+    folder, record = locate(run)
+    observed = backend_of(folder).observe(handle_of(folder, record))
+    why, fix = why_and_fix(observed)
+    line = f"{record.name} is {observed.state}" + (f": {why}" if why else "") + (f"; to do: {fix}" if fix else "")
+    _print(record.name, str(observed.state), why, fix, " ".join(line.split()), output)
+
+
+def why_and_fix(observed: Observed) -> tuple[str, str]:
+    """Return why a run of this machine is where it is, and what to do; either may be empty."""
+    if not observed.state.is_terminal:
+        return (progress_line(observed.progress, restarts=observed.restarts) if observed.progress else ""), ""
+    if observed.state is RunState.SUCCEEDED:
+        return observed.message.rstrip(". "), ""
+    rule = rule_for(exit_code_of(observed))
+    why = f"{observed.reason or rule.reason}: {observed.message}".rstrip(". ")
+    if not rule.is_verdict:
+        return why, _AGAIN
+    advice = rule.advice.rstrip(". ")
+    return why, _AGAIN if advice in observed.message else f"{advice}; then {_AGAIN}"
+
+
+def _print(name: str, state: str, why: str, fix: str, line: str, output: OutputFormat) -> None:
+    if output is OutputFormat.JSON:
+        emit(name=name, state=state, why=why, fix=fix)
+    else:
+        print(line)

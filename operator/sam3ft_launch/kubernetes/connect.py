@@ -1,0 +1,47 @@
+"""From a user's kubeconfig to the runs of a namespace."""
+
+from pathlib import Path
+from typing import Any
+
+from kubernetes import config
+
+from sam3ft_api.errors import InvalidConfig
+from sam3ft_launch.kubernetes.api import Api, ApiSettings
+from sam3ft_launch.kubernetes.runs import ClusterRuns
+
+DEFAULT_NAMESPACE = "default"
+_QPS = 50.0
+_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+"""Of the pod in which this process runs, if it does."""
+
+
+def connect(*, kubeconfig: str | None, context: str | None, namespace: str | None) -> ClusterRuns:
+    """Return the runs that the user's kubeconfig leads to; nothing is asked yet.
+
+    Args:
+        kubeconfig: path; None takes KUBECONFIG, `~/.kube/config`, or inside a pod its own account.
+        context: of the kubeconfig; None takes the current one.
+        namespace: of the runs; None takes the context's, else `default`.
+
+    Raises:
+        InvalidConfig: there are no credentials.
+    """
+    settings = ApiSettings(
+        kubeconfig=kubeconfig, context=context or "", agent="sam3ft", qps=_QPS, burst=2 * _QPS, connections=4
+    )
+    try:
+        api = Api(settings)
+    except RuntimeError as error:
+        raise InvalidConfig(str(error)) from None
+    return ClusterRuns(api, namespace or _namespace_of(kubeconfig, context) or DEFAULT_NAMESPACE)
+
+
+def _namespace_of(kubeconfig: str | None, context: str | None) -> str:
+    """Return the namespace of the context, or of the pod; empty when neither is named."""
+    library: Any = config  # published without types
+    try:
+        contexts, current = library.list_kube_config_contexts(kubeconfig)
+    except (config.ConfigException, OSError):
+        return _NAMESPACE_FILE.read_text().strip() if _NAMESPACE_FILE.is_file() else ""
+    chosen = next((it for it in contexts if it["name"] == context), current) if context else current
+    return str((chosen.get("context") or {}).get("namespace") or "")

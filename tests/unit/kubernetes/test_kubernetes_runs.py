@@ -1,0 +1,180 @@
+"""What a user is told by an API server that refuses, and which pods' logs are a run's."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from sam3ft_api import names
+from sam3ft_api.errors import InvalidConfig, Sam3ftError
+from sam3ft_launch.backend import TransientError
+from sam3ft_launch.kubernetes import pod_logs
+from sam3ft_launch.kubernetes.api import ApiProblem
+from sam3ft_launch.kubernetes.kinds import POD, Kind
+from sam3ft_launch.kubernetes.pod_logs import PodLogs, log_pods
+from sam3ft_launch.kubernetes.runs import ClusterRun, ClusterRuns, to_run, told
+
+
+@pytest.mark.parametrize(
+    ("problem", "kind", "words"),
+    [
+        (ApiProblem(401, "Unauthorized", "Unauthorized"), InvalidConfig, "log in again"),
+        (ApiProblem(403, "Forbidden", "user may not"), InvalidConfig, "user may not; ask the cluster's administrator"),
+        (
+            ApiProblem(404, "NotFound", "the server could not find the requested resource"),
+            InvalidConfig,
+            "does not know SAM3FineTune; install sam3ft there",
+        ),
+        (ApiProblem(422, "Invalid", "spec.workers: too many"), InvalidConfig, "doing: spec.workers: too many"),
+        (ApiProblem(409, "Conflict", "conflict with kubectl"), InvalidConfig, "conflict with kubectl"),
+        (ApiProblem(429, "TooManyRequests", "slow"), TransientError, "try again"),
+        (ApiProblem(503, "", "away"), TransientError, "try again"),
+        (ApiProblem(0, "NoAnswer", "refused"), TransientError, "the API server is not well"),
+    ],
+)
+def test_a_refusal_is_told_with_what_to_do(problem: ApiProblem, kind: type[Sam3ftError], words: str) -> None:
+    error = told(problem, "doing")
+
+    assert kind is type(error)
+    assert words in str(error)
+
+
+def pod(
+    name: str, *, role: str = "worker", attempt: int = 1, index: int = 0, phase: str = "Running", at: str = "0"
+) -> dict[str, Any]:
+    """Return a pod of a run."""
+    return {
+        "metadata": {
+            "name": name,
+            "uid": name,
+            "creationTimestamp": f"2026-11-25T12:00:0{at}Z",
+            "labels": {names.LABEL_ROLE: role, names.LABEL_ATTEMPT: str(attempt)},
+            "annotations": {"batch.kubernetes.io/job-completion-index": str(index)},
+        },
+        "status": {"phase": phase},
+    }
+
+
+def test_logs_are_of_the_check_and_of_one_worker_of_each_attempt() -> None:
+    pods = [
+        pod("b-2-0", attempt=2),
+        pod("b-coordinator", role="coordinator"),
+        pod("b-1-1", index=1),
+        pod("b-1-0b", at="5"),
+        pod("b-1-0a", at="1"),
+        pod("b-check", role="preflight", attempt=0),
+    ]
+
+    assert ["b-check", "b-1-0a", "b-1-0b", "b-2-0"] == [found.name for found in log_pods(pods, index=0)]
+    assert ["b-check", "b-1-1"] == [found.name for found in log_pods(pods, index=1)]
+
+
+class Server:
+    """Answers for pods and their logs."""
+
+    def __init__(self) -> None:
+        """Begin without pods."""
+        self.pods: list[dict[str, Any]] = []
+        self.lines: dict[str, list[str | ApiProblem]] = {}
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+
+    def list(self, kind: Kind, _namespace: str, _query: dict[str, Any]) -> dict[str, Any]:
+        """Return the pods."""
+        assert kind is POD
+        return {"items": self.pods}
+
+    def log(self, _namespace: str, pod: str, query: dict[str, Any], **_: float) -> Iterator[str]:
+        """Yield what is left of a log; a problem among the lines breaks the stream."""
+        self.asked.append((pod, query))
+        rest = self.lines.get(pod, [])
+        while rest:
+            if isinstance(line := rest.pop(0), ApiProblem):
+                raise line
+            yield line
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Server:
+    """A server that is asked again at once."""
+    monkeypatch.setattr(pod_logs, "POLL_S", 0.0)
+    return Server()
+
+
+def logs_of(server: Server) -> PodLogs:
+    """Return the logs of a run there."""
+    run = to_run(
+        {
+            "metadata": {
+                "name": "b",
+                "namespace": "lab",
+                "uid": "u",
+                "resourceVersion": "1",
+                "creationTimestamp": "2026-11-25T12:00:00Z",
+            }
+        }
+    )
+    assert isinstance(run, ClusterRun)
+    return PodLogs(ClusterRuns(server, "lab"), run)  # type: ignore[arg-type]  # asks for two things only
+
+
+def test_a_stream_that_breaks_goes_on_behind_the_last_line(server: Server) -> None:
+    server.pods = [pod("b-1-0", phase="Succeeded")]
+    server.lines["b-1-0"] = [
+        "2026-11-25T12:00:01.5Z one",
+        "2026-11-25T12:00:01.51Z two",
+        ApiProblem(0, "Broken", "reset"),
+        "2026-11-25T12:00:01.500000000Z one",
+        "2026-11-25T12:00:01.510000000Z two",
+        "2026-11-25T12:00:02Z three",
+        "without a time",
+    ]
+
+    found = list(logs_of(server).follow(lines=10, is_over=lambda: True))
+
+    assert ["one", "two", "three", "without a time"] == found
+    assert [None, "2026-11-25T12:00:01Z"] == [query.get("sinceTime") for _, query in server.asked]
+
+
+def test_following_begins_in_the_middle_of_the_newest_pod_and_goes_on_with_the_next_attempt(server: Server) -> None:
+    server.pods = [pod("b-1-0", phase="Failed"), pod("b-2-0", attempt=2, phase="Failed")]
+    server.lines = {"b-1-0": ["old"], "b-2-0": ["second"], "b-3-0": ["third"]}
+    looks = iter([False, False, True])
+
+    def is_over() -> bool:
+        over = next(looks)
+        if not over and len(server.asked) == 1:
+            server.pods.append(pod("b-3-0", attempt=3, phase="Succeeded"))
+        return over
+
+    assert ["second", "third"] == list(logs_of(server).follow(lines=10, is_over=is_over))
+    assert [("b-2-0", 10), ("b-3-0", None)] == [(name, query.get("tailLines")) for name, query in server.asked]
+
+
+def test_without_following_the_newest_pod_that_has_said_something_counts(server: Server) -> None:
+    server.pods = [pod("b-1-0", phase="Failed"), pod("b-2-0", attempt=2, phase="Pending")]
+    server.lines = {"b-1-0": ["old"], "b-2-0": [ApiProblem(400, "BadRequest", "is waiting to start")]}
+
+    assert ["old"] == logs_of(server).newest(lines=5)
+
+
+def test_a_user_without_the_right_is_told(server: Server) -> None:
+    server.pods = [pod("b-1-0")]
+    server.lines = {"b-1-0": [ApiProblem(403, "Forbidden", "may not")]}
+
+    with pytest.raises(InvalidConfig, match="reading the log of b-1-0: may not"):
+        logs_of(server).newest(lines=5)
+
+
+def test_a_status_of_another_release_is_told() -> None:
+    with pytest.raises(InvalidConfig, match=r"status.phase is not what this release of sam3ft knows"):
+        to_run(
+            {
+                "metadata": {
+                    "name": "b",
+                    "uid": "u",
+                    "resourceVersion": "1",
+                    "creationTimestamp": "2026-11-25T12:00:00Z",
+                },
+                "status": {"phase": "Levitating"},
+            }
+        )
