@@ -37,7 +37,9 @@ HOSTILE_SHARE = 0.5
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; 0 when everything was reached, 1 when not, 2 when it could not be run."""
     options = _options(arguments)
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # everything is ended, as by Ctrl-C
+    # Started in the background of a shell, Ctrl-C and its like would be ignored.
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: lambda *_: sys.exit(143)}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         with tempfile.TemporaryDirectory(prefix="bench-operator-") as name:
             figures = about() | measure(options.keep or Path(name), options)
@@ -48,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("bench-operator: interrupted; everything has been ended", file=sys.stderr)
         return 130
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     missed = failures_of(figures, least_looks=LEAST_LOOKS)
     figures["reached"] = not missed
     if options.output == "table":

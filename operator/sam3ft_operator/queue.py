@@ -21,6 +21,8 @@ RATE_PER_S = 2.0
 """Times a second that one key is taken after that; a key that changes all the time waits, others do not."""
 _SLOW_EVERY = 8
 """Every so many takes, one comes from the slow lane although the quick one has keys."""
+_SPARE = 64
+"""Times that may be out of date, besides one for each key, before all such are thrown away."""
 
 
 @dataclass(slots=True)
@@ -76,8 +78,8 @@ class Schedule:
             return
         due_s = now_s + after_s
         if known.due_s is None or due_s < known.due_s:
-            known.due_s, known.is_slow = due_s, is_slow
-            heapq.heappush(self._later, (due_s, next(self._order), key))
+            known.is_slow = is_slow
+            self._set_due(key, known, due_s)
 
     def take(self, *, now_s: float) -> str | None:
         """Return a key to work on, or None when none is due; `done` must follow."""
@@ -129,6 +131,14 @@ class Schedule:
     def _set_due(self, key: str, known: _Key, due_s: float) -> None:
         known.due_s = due_s
         heapq.heappush(self._later, (due_s, next(self._order), key))
+        # Every look asks for one in ten minutes, and most are looked at sooner: what is out of date would pile up.
+        if len(self._later) > 2 * len(self._keys) + _SPARE:
+            self._later = [entry for entry in self._later if self._is_wanted(entry)]
+            heapq.heapify(self._later)
+
+    def _is_wanted(self, entry: tuple[float, int, str]) -> bool:
+        known = self._keys.get(entry[2])
+        return known is not None and known.due_s == entry[0]
 
     def _ripen(self, now_s: float) -> None:
         """Move keys that are due to the lanes, unless they are taken or have been taken too often."""

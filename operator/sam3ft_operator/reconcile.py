@@ -9,7 +9,8 @@ from sam3ft_api import names
 from sam3ft_api.errors import UserError
 from sam3ft_launch.kubernetes.api import Api, ApiProblem
 from sam3ft_launch.kubernetes.kinds import FINETUNE
-from sam3ft_operator.decide import is_worth_writing
+from sam3ft_launch.kubernetes.pace import TokenBucket
+from sam3ft_operator.decide import differs_in_counts_alone, is_worth_writing
 from sam3ft_operator.decision import Action, Decision, Note
 from sam3ft_operator.effects import Effects, Refused
 from sam3ft_operator.notes import Notes
@@ -24,6 +25,10 @@ _log = logging.getLogger(__name__)
 
 FIGURES_EVERY_S = 10.0
 """A status of which only the running figures differ is written this often; everything else is written at once."""
+FIGURES_PER_S = 50.0
+"""Such statuses of all runs together in a second: with more than 500 runs that train, each is written less often."""
+COUNTS_EVERY_S = 1.0
+"""A status of which only counts and words differ is written this often: the pods of a Job start one by one."""
 RESYNC_S = 600.0
 """A run is looked at again after this even if nothing asks for it."""
 
@@ -104,6 +109,8 @@ class Reconciler:
         self._api, self._sight, self._written = api, sight, written
         self._effects, self._notes, self._decide, self._now_s = effects, notes, decide, now_s
         self._wrote_s: dict[str, float] = {}
+        self._figures = TokenBucket(FIGURES_PER_S, FIGURES_PER_S)
+        self._turns_s: dict[str, float] = {}
 
     def reconcile(self, uid: str) -> Outcome:
         """Look at one run once.
@@ -115,6 +122,7 @@ class Reconciler:
         if raw is None:
             self._sight.progress.follow(uid, None)
             self._wrote_s.pop(uid, None)
+            self._turns_s.pop(uid, None)
             return Outcome(None)
         resource = resource_view(raw)
         children = self._look(resource)
@@ -126,12 +134,21 @@ class Reconciler:
         return self._act(resource, decision)
 
     def _can_wait_s(self, resource: Resource, decision: Decision) -> float:
-        """Return for how long nothing need be written: only figures have changed, and some were written just now."""
-        if decision.actions or decision.notes or is_worth_writing(resource.status, decision.status):
+        """Return for how long nothing need be written: figures or counts alone differ, and were written just now."""
+        before, after = resource.status, decision.status
+        if decision.actions or decision.notes or before == after:
             return 0.0
-        if resource.status == decision.status:
-            return 0.0
-        return self._wrote_s.get(resource.uid, 0.0) + FIGURES_EVERY_S - self._now_s()
+        since_s = self._now_s() - self._wrote_s.get(resource.uid, 0.0)
+        if is_worth_writing(before, after):
+            return COUNTS_EVERY_S - since_s if differs_in_counts_alone(before, after) else 0.0
+        return FIGURES_EVERY_S - since_s if since_s < FIGURES_EVERY_S else self._until_turn_s(resource.uid)
+
+    def _until_turn_s(self, uid: str) -> float:
+        """Return how long figures of this run still wait for those of others."""
+        now_s = self._now_s()
+        if uid not in self._turns_s:
+            self._turns_s[uid] = now_s + self._figures.reserve()
+        return self._turns_s[uid] - now_s
 
     def _look(self, resource: Resource) -> Children:
         found = self._sight.children.of_run(resource.namespace, resource.uid)
@@ -182,6 +199,7 @@ class Reconciler:
             self._read_again(resource)
             return False
         self._wrote_s[resource.uid] = self._now_s()
+        self._turns_s.pop(resource.uid, None)
         self._sight.resources.put(written)
         self._written(raw["status"], written.get("status") or {}, now_s=self._now_s())
         return True

@@ -50,6 +50,17 @@ def is_worth_writing(old: SAM3FineTuneStatus, new: SAM3FineTuneStatus) -> bool:
     return _steady(old) != _steady(new)
 
 
+def differs_in_counts_alone(old: SAM3FineTuneStatus, new: SAM3FineTuneStatus) -> bool:
+    """Say whether only counts and words differ, as how many pods have a node: nothing that a program waits for."""
+    return _without_counts(old) == _without_counts(new)
+
+
+def _without_counts(status: SAM3FineTuneStatus) -> SAM3FineTuneStatus:
+    silent = tuple(condition.model_copy(update={"message": ""}) for condition in status.conditions)
+    counted = {"progress": None, "goodput": None, "summary": None, "workers": None, "replicas": 0}
+    return status.model_copy(update={"conditions": silent, **counted})
+
+
 def _steady(status: SAM3FineTuneStatus) -> SAM3FineTuneStatus:
     strings = status.summary.model_copy(update={"step": "", "eta": "", "loss": ""}) if status.summary else None
     return status.model_copy(update={"progress": None, "goodput": None, "summary": strings})

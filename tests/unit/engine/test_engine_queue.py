@@ -221,6 +221,20 @@ def test_many_threads_never_hold_one_key_at_the_same_time() -> None:
     assert seen >= 400
 
 
+def test_times_that_are_out_of_date_do_not_pile_up() -> None:
+    schedule = Schedule()
+    most = 0
+    for number in range(3000):
+        key = "ab"[number % 2]
+        schedule.add(key, now_s=float(number))
+        assert [key] == taken(schedule, float(number))
+        schedule.done(key, now_s=float(number), again_s=600.0)
+        most = max(most, len(schedule._later))
+
+    assert most < 100
+    assert ["a", "b"] == sorted(taken(schedule, 3600.0))
+
+
 def test_a_closed_queue_lets_everybody_go() -> None:
     queue = WorkQueue()
     found: list[str | None] = []

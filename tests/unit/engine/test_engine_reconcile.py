@@ -1,12 +1,13 @@
 """One look at one run: the order of what is read and written, and what follows from each answer."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from engine_bench import UID, FakeApi, child
 
 from sam3ft_api.errors import InvalidConfig
-from sam3ft_api.status import Phase, ProgressStatus, SAM3FineTuneStatus
+from sam3ft_api.status import Condition, ConditionType, Phase, ProgressStatus, SAM3FineTuneStatus
 from sam3ft_launch.kubernetes.api import ApiProblem
 from sam3ft_launch.kubernetes.kinds import JOB, WATCHED
 from sam3ft_operator.decision import Decision, Ensure, Note, Part
@@ -14,7 +15,7 @@ from sam3ft_operator.effects import Refused
 from sam3ft_operator.observed import Children, JobView, Resource
 from sam3ft_operator.progress import Target
 from sam3ft_operator.queue import WorkQueue
-from sam3ft_operator.reconcile import RESYNC_S, Outcome, Reconciler, Sight
+from sam3ft_operator.reconcile import FIGURES_PER_S, RESYNC_S, Outcome, Reconciler, Sight
 from sam3ft_operator.store import ChildStore, ResourceStore
 from sam3ft_operator.trouble import Troubles, lacks_pods
 from sam3ft_operator.views import child_of
@@ -178,6 +179,55 @@ def test_running_figures_are_written_now_and_then() -> None:
 
     assert 6.0 == waited.again_s
     assert 2 == bench.order.count("patch SAM3FineTune")
+
+
+def test_figures_of_very_many_runs_wait_for_each_other() -> None:
+    uids = [f"{number:036d}" for number in range(3 * int(FIGURES_PER_S))]
+    decisions = [Decision(RUNNING.model_copy(update={"progress": ProgressStatus(step=7)})) for _ in (*uids, UID)]
+    bench = Bench(*decisions)
+    for uid in uids:
+        metadata = {"name": uid, "namespace": "lab", "uid": uid, "generation": 1, "resourceVersion": "5"}
+        found = {"metadata": metadata, "spec": SPEC, "status": {"phase": "Running"}}
+        bench.api.objects["SAM3FineTune", uid] = found
+        bench.resources.put(found)
+    waits_s = [bench.reconciler.reconcile(uid).again_s or 0.0 for uid in uids]
+    late = next(uid for uid, wait_s in zip(uids, waits_s, strict=True) if 0 < wait_s < RESYNC_S)
+    written = bench.order.count("patch SAM3FineTune")
+    bench.now_s += 3.0
+    bench._decisions.append(decisions[0])
+    bench.reconciler.reconcile(late)
+
+    assert FIGURES_PER_S <= written < 1.5 * FIGURES_PER_S
+    assert 1.0 < max(wait_s for wait_s in waits_s if wait_s < RESYNC_S) < 2.1
+    assert written + 1 == bench.order.count("patch SAM3FineTune")
+
+
+def test_pods_that_start_one_by_one_are_not_a_write_each() -> None:
+    def ready(count: int, phase: Phase = Phase.STARTING) -> Decision:
+        condition = Condition(
+            type=ConditionType.SCHEDULED,
+            status="Unknown",
+            reason="Starting",
+            message=f"{count} of 8 pods have a node.",
+            last_transition_time=datetime.fromtimestamp(1000, UTC),
+        )
+        return Decision(SAM3FineTuneStatus(phase=phase, replicas=count, conditions=(condition,)))
+
+    bench = Bench(ready(1), ready(3), ready(6), ready(8), ready(8, Phase.RUNNING))
+    bench.look()
+    bench.now_s += 0.25
+    waited = bench.look()
+    bench.now_s += 0.25
+    bench.look()
+    bench.now_s += 0.5
+    bench.look()
+    bench.look()
+
+    assert 0.75 == waited.again_s
+    assert 3 == bench.order.count("patch SAM3FineTune")
+    assert ("Running", 8) == tuple(
+        bench.api.objects["SAM3FineTune", "blood"]["status"][it] for it in ("phase", "replicas")
+    )
 
 
 def test_a_coordinator_that_runs_is_asked_and_the_newest_of_two() -> None:
