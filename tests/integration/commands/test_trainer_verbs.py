@@ -134,3 +134,25 @@ def test_fetch_of_a_gated_repository_says_what_to_do_and_leaves_nothing(gated_hu
     assert "HF_TOKEN" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert not (tmp_path / "copy").exists()
+
+
+def test_tails_prints_what_is_kept_of_ranks_that_failed_the_newest_last(tmp_path: Path):
+    logs = tmp_path / "run/logs"
+    logs.mkdir(parents=True)
+    (logs / "a1-rank0-20261125T081500123-15.log").write_text("one\n")
+    (logs / "a2-rank3-20261125T091500123-killed.log").write_text("two\n")
+
+    text = call("tails", "run", folder=tmp_path)
+    newest = document_of(call("tails", "run", "--newest", "1", "-o", "json", folder=tmp_path))
+    nowhere = call("tails", "nothing", folder=tmp_path)
+
+    assert [
+        "--- attempt 1, rank 0, code 15, 2026-11-25 08:15:00 UTC",
+        "one",
+        "--- attempt 2, rank 3, killed, 2026-11-25 09:15:00 UTC",
+        "two",
+    ] == text.stdout.splitlines()
+    assert [(2, 3, "killed", "two\n")] == [
+        (tail["attempt"], tail["rank"], tail["end"], tail["text"]) for tail in newest["tails"]
+    ]
+    assert 13 == nowhere.returncode

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -13,9 +14,11 @@ from typing import Any
 import pytest
 from coordinator_site import FakeCoordinator, progress, says
 from operator_site import OperatorProcess, Site
+from s3_server import S3Server
 from waiting import wait_for
 
 from sam3ft_api import names
+from sam3ft_api.worker import ENV_STORAGE_PROFILES
 from sam3ft_launch.kubernetes import kinds
 from sam3ft_launch.kubernetes.rights import user_roles
 from sam3ft_operator.decide.preflight import CLOCKS_S
@@ -79,6 +82,13 @@ class Terminal:
         assert code == process.returncode, (words, out, errors)
         assert "Traceback" not in errors
         return out if code == 0 else errors
+
+    def both(self, *words: str) -> tuple[str, str]:
+        """Run a command that succeeds, and return what it printed for machines and for people."""
+        process = self.start(*words)
+        out, errors = process.communicate(timeout=90)
+        assert 0 == process.returncode, errors
+        return out, errors
 
     def json(self, *words: str) -> list[dict[str, Any]]:
         """Return the JSON lines that a command prints."""
@@ -230,6 +240,26 @@ def test_logs_come_from_the_pods_and_outlive_them(user: Terminal, operator: Oper
     assert ["line 97", "line 98", "line 99"] == shown
     assert ("line 99", "one more") == (first, second)
     assert "train has no images" in kept
+
+
+def test_logs_beside_the_checkpoints_are_read_with_the_users_own_credentials(
+    user: Terminal, s3_server: S3Server, tmp_path: Path
+) -> None:
+    bucket = s3_server.create_bucket(f"runs-{uuid.uuid4().hex[:8]}")
+    kept = tmp_path / "kept/logs"
+    kept.mkdir(parents=True)
+    (kept / "a2-rank3-20261125T081500123-15.log").write_text("step 7: loss is nan\n")
+    s3_server.upload_folder(bucket, "blood", kept.parent)
+    user("run", "blood.yaml", "--detach", "--set", f"checkpoint.uri=s3://{bucket}/blood")
+    without, said = user.both("logs", "blood")
+    user.environment |= s3_server.environment()
+    user.environment[ENV_STORAGE_PROFILES] = str(s3_server.profiles_file(tmp_path / "profiles.yaml"))
+    lines, where = user.both("logs", "blood")
+
+    assert "" == without
+    assert "blood has said nothing yet; it is Pending" in said
+    assert ["--- attempt 2, rank 3, ended with 15", "step 7: loss is nan"] == lines.splitlines()
+    assert f"kept beside its checkpoints in s3://{bucket}/blood" in where
 
 
 def line_of(text: str) -> str:
