@@ -54,9 +54,14 @@ class Operator:
         self.metrics = Metrics(self._resources.all)
         self._api = Api(options.api, count=self.metrics.requested)
         now_s = self._api.clock.now_s
-        self._watches = [Watch(self._api, kind, namespace=options.namespace, store=self._children) for kind in WATCHED]
+        self._watches = [
+            Watch(self._api, kind, namespace=options.namespace, store=self._children, resync_s=options.resync_s)
+            for kind in WATCHED
+        ]
         self._kopf = FineTuneWatch(self._api, namespace=options.namespace, store=self._resources)
-        self._lists = FineTuneLists(self._api, namespace=options.namespace, store=self._resources)
+        self._lists = FineTuneLists(
+            self._api, namespace=options.namespace, store=self._resources, resync_s=options.resync_s
+        )
         self._progress = ProgressReader(changed=self._queue.add, clock=now_s)
         self._notes = Notes(self._api, clock=now_s)
         reconciler = Reconciler(
@@ -94,11 +99,16 @@ class Operator:
                 _log.error("the watch of the resources has ended")
                 self._exit_code = 1
                 break
+            if self._elector.is_overdue:
+                # Its thread may wait for an answer for longer than the Lease lasts.
+                self._lost()
         self._end()
         return self._exit_code
 
     def not_live(self) -> list[str]:
-        """Return what only a new start can mend; an API server that is away is not among it."""
+        """Return what only a new start can mend; an API server that is away is not among it, nor is an end."""
+        if self._stopping.is_set():
+            return []
         wrong = [f"the watch of {watch.kind.plural} is stuck" for watch in self._watches if watch.is_stuck]
         wrong += ["the watch of the resources is stuck"] if self._kopf.is_stuck else []
         wrong += ["the Lease's thread is stuck"] if self._elector.is_stuck else []
@@ -133,11 +143,17 @@ class Operator:
         self._stopping.set()
 
     def _end(self) -> None:
-        """Finish the looks that are under way, then give the Lease back: another replica must not begin before."""
+        """Finish the looks that are under way, then give the Lease back: another replica must not begin before.
+
+        Without the Lease nothing is finished: another replica may act by now.
+        """
         _log.info("ending")
+        self._stopping.set()
+        is_ours = self._elector.is_leading and not self._elector.is_overdue
+        finish_s = FINISH_S if is_ours else 0.0
         self._queue.close()
-        if not self._workers.join(within_s=FINISH_S):
-            _log.warning("a look has not ended within %.0f s", FINISH_S)
+        if not self._workers.join(within_s=finish_s):
+            _log.warning("a look has not ended within %.0f s", finish_s)
         self._elector.stop()
         self._kopf.stop()
         self._lists.stop()
@@ -157,8 +173,8 @@ class Operator:
         add("sam3ft_events_dropped", "Events not told.", lambda: {(): float(self._notes.dropped)}, is_counter=True)
         add(
             "sam3ft_resync_corrections",
-            "Changes of resources that the watch had not shown.",
-            lambda: {(): float(self._lists.corrections)},
+            "Changes that a list has shown before a watch.",
+            lambda: {(): float(self._lists.corrections + sum(watch.corrections for watch in self._watches))},
             is_counter=True,
         )
         add(

@@ -86,8 +86,11 @@ class Effects:
         """
         match action:
             case Ensure():
-                for body in self._renderer.objects(resource, action):
-                    self._ensure(resource, dict(body))
+                bodies = [dict(body) for body in self._renderer.objects(resource, action)]
+                known = self._known_plain(resource)
+                for body in bodies:
+                    if (body["kind"], body["metadata"]["name"]) not in known:
+                        self._ensure(resource, body)
             case Resize(job=job, nodes=nodes):
                 self._patch_job(resource, job, {"parallelism": nodes, "completions": nodes})
             case Pause(job=job, suspend=suspend):
@@ -160,6 +163,14 @@ class Effects:
                 raise Refused("KueueMissing", f"Job {action.job} waits in a queue, and Kueue is not there") from None
             raise
 
+    def _known_plain(self, resource: Resource) -> set[tuple[str, str]]:
+        """Return kind and name of the run's children of which only the existence matters.
+
+        They are not made again, so that each look gets further than the one before it, however often a request fails.
+        """
+        found = self._children.of_run(resource.namespace, resource.uid)
+        return {(kind, name) for kind, name, view in found if view is None}
+
     def _known_job(self, resource: Resource, name: str) -> JobView | None:
         found = self._children.of_run(resource.namespace, resource.uid)
         return next(
@@ -171,8 +182,7 @@ class Effects:
         try:
             self._api.delete(kind, resource.namespace, action.name, uid=action.uid, is_forced=action.is_forced)
         except ApiProblem as problem:
-            # Gone, or another object has its name: either way what was meant does not exist.
-            if problem.code not in (404, 409):
+            if not self._is_gone(resource, kind, action.name, action.uid, problem):
                 raise
 
     def _fail(self, resource: Resource, action: FailPod) -> None:
@@ -189,10 +199,25 @@ class Effects:
                 content_type=STRATEGIC_PATCH,
             )
         except ApiProblem as problem:
-            if problem.code not in (404, 409):
+            if not self._is_gone(resource, POD, action.pod, action.uid, problem):
                 raise
             return
         self._keep(POD, made)
+
+    def _is_gone(self, resource: Resource, kind: Kind, name: str, uid: str, problem: ApiProblem) -> bool:
+        """Tell whether a write was refused because what was meant is gone, or another object has its name by now.
+
+        A conflict alone does not say it: the API server answers so too when others write at the same time.
+        """
+        if problem.code != 409 or not uid or kind == SECRET:
+            return problem.code == 404
+        try:
+            metadata = self._api.get(kind, resource.namespace, name, accept=METADATA).get("metadata") or {}
+        except ApiProblem as missing:
+            if missing.code != 404:
+                raise
+            return True
+        return metadata.get("uid") != uid
 
     def _keep(self, kind: Kind, body: dict[str, Any]) -> None:
         if kind != SECRET and (found := child_of(kind, body)) is not None:

@@ -6,6 +6,7 @@ handler stores nothing on objects, needs no finalizer, and posts no events.
 
 import asyncio
 import logging
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -17,12 +18,14 @@ from sam3ft_api.spec import GROUP, PLURAL, VERSION
 from sam3ft_launch.kubernetes.api import Api, ApiProblem
 from sam3ft_launch.kubernetes.kinds import FINETUNE
 from sam3ft_operator.store import ResourceStore, version_of
-from sam3ft_operator.watch import PAGE, SERVER_TIMEOUT_S
+from sam3ft_operator.watch import PAGE, RESYNC_S, SERVER_TIMEOUT_S
 
 _log = logging.getLogger(__name__)
 
-LIST_EVERY_S = 300.0
-"""Between two complete lists. kopf does not tell of what was deleted while it was not watching; a list does."""
+_AGAIN_S = 1.0
+"""Before kopf is run anew after it has ended; doubled up to `_LAST_AGAIN_S` while it ends within a minute."""
+_LAST_AGAIN_S = 15.0
+_WELL_AFTER_S = 60.0
 _HEARTBEAT_S = 1.0
 _DEAD_AFTER_S = 60.0
 
@@ -45,6 +48,7 @@ class FineTuneWatch(threading.Thread):
         self._api, self._namespace, self._store, self._clock = api, namespace, store, clock
         self._stop_flag = threading.Event()
         self._turned_s = self._heard_s = clock()
+        self.restarts = 0
 
     @property
     def silence_s(self) -> float:
@@ -61,19 +65,42 @@ class FineTuneWatch(threading.Thread):
         self._stop_flag.set()
 
     def run(self) -> None:
-        """Run kopf until stopped."""
+        """Run kopf until stopped, anew whenever it ends.
+
+        It ends for good where others wait: at a stream that is cut in the middle of a line, at an event that says 500,
+        at a list that is refused with 409 or 410, or with 503 for a minute. None of that is mended by a new process.
+        """
+        wait_s = _AGAIN_S
+        while not self._stop_flag.is_set():
+            begun_s = self._clock()
+            try:
+                self._run_kopf()
+            except Exception as error:  # noqa: BLE001 - whatever ended it, its next run lists everything
+                if not self._stop_flag.is_set():
+                    _log.warning("watch of %s: %s: %s; beginning anew", PLURAL, type(error).__name__, error)
+            if self._clock() - begun_s > _WELL_AFTER_S:
+                wait_s = _AGAIN_S
+            self._turned_s = self._clock()
+            if not self._stop_flag.wait(wait_s):
+                self.restarts += 1
+            wait_s = min(2 * wait_s, _LAST_AGAIN_S)
+
+    def _run_kopf(self) -> None:
         loop = asyncio.new_event_loop()
         asyncio.set_event_loop(loop)
-        self._beat(loop)
-        kopf.run(
-            loop=loop,
-            registry=self._registry(),
-            settings=kopf_settings(),
-            standalone=True,
-            clusterwide=not self._namespace,
-            namespaces=[self._namespace] if self._namespace else [],
-            stop_flag=self._stop_flag,
-        )
+        try:
+            self._beat(loop)
+            kopf.run(
+                loop=loop,
+                registry=self._registry(),
+                settings=kopf_settings(),
+                standalone=True,
+                clusterwide=not self._namespace,
+                namespaces=[self._namespace] if self._namespace else [],
+                stop_flag=self._stop_flag,
+            )
+        finally:
+            loop.close()
 
     def _beat(self, loop: asyncio.AbstractEventLoop) -> None:
         self._turned_s = self._clock()
@@ -134,14 +161,32 @@ def connection(api: Api) -> kopf.ConnectionInfo:
 
 
 class FineTuneLists(threading.Thread):
-    """Lists all resources at the start and every few minutes, and puts right what the watch has missed."""
+    """Lists all resources at the start and every few minutes, and puts right what the watch has missed.
+
+    kopf does not tell of what was deleted while it was not watching; a list does.
+    """
 
     def __init__(
-        self, api: Api, *, namespace: str, store: ResourceStore, clock: Callable[[], float] = time.monotonic
+        self,
+        api: Api,
+        *,
+        namespace: str,
+        store: ResourceStore,
+        resync_s: float = RESYNC_S,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Prepare; `start` begins."""
+        """Prepare; `start` begins.
+
+        Args:
+            api: for its requests.
+            namespace: in which; empty for all.
+            store: takes what is seen.
+            resync_s: between two complete lists, at most.
+            clock: monotonic seconds.
+        """
         super().__init__(name="list-finetunes", daemon=True)
         self._api, self._namespace, self._store, self._clock = api, namespace, store, clock
+        self._resync_s = resync_s
         self._stopping = threading.Event()
         self._synced = threading.Event()
         self._listed_s = clock()
@@ -170,7 +215,7 @@ class FineTuneLists(threading.Thread):
                 _log.warning("list of %s: %s", PLURAL, problem)
                 self._stopping.wait(2.0)
             else:
-                self._stopping.wait(LIST_EVERY_S)
+                self._stopping.wait(self._resync_s * random.uniform(0.8, 1.0))  # noqa: S311 - spreads the lists
 
     def list_once(self) -> None:
         """Take one complete list.

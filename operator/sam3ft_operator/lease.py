@@ -86,6 +86,12 @@ class Elector(threading.Thread):
         return self.holder is not None
 
     @property
+    def is_overdue(self) -> bool:
+        """This process holds the Lease and could not renew it in time, its thread perhaps waiting for an answer."""
+        renewed_s = self._renewed_s
+        return renewed_s is not None and self._clock() - renewed_s > GIVE_UP_S
+
+    @property
     def is_stuck(self) -> bool:
         """The thread does not come back from a request."""
         return self.ident is not None and self._clock() - self._turned_s > 60.0
@@ -109,7 +115,7 @@ class Elector(threading.Thread):
             return self._renew() if self.is_leading else self._look()
         except ApiProblem as problem:
             _log.warning("lease %s: %s", self._settings.name, problem)
-            if self._renewed_s is not None and self._clock() - self._renewed_s > GIVE_UP_S:
+            if self.is_overdue:
                 _log.error("lease %s could not be renewed for %.0f s; giving up", self._settings.name, GIVE_UP_S)
                 self._renewed_s = None
             return 1.0
@@ -117,6 +123,8 @@ class Elector(threading.Thread):
     def stop(self) -> None:
         """End the thread and give the Lease back, so that another replica need not wait; never raises."""
         self._stopping.set()
+        if self.is_overdue:
+            return  # the thread may wait for an answer, and there is nothing to give back
         if self.ident is not None and threading.current_thread() is not self:
             self.join(timeout=5.0)
         if not self.is_leading:

@@ -22,6 +22,7 @@ from sam3ft_launch.kubernetes.api import ApiSettings
 from sam3ft_launch.kubernetes.settings import ClusterSettings
 from sam3ft_operator.lease import LeaseSettings
 from sam3ft_operator.rbac import DEFAULT_NAMESPACE, LEASE_NAME
+from sam3ft_operator.watch import RESYNC_S
 
 ENV_POD_NAMESPACE = "POD_NAMESPACE"
 """Namespace of the operator's own pod."""
@@ -39,6 +40,7 @@ class Options:
         metrics_host: address of probes and metrics.
         metrics_port: port of them; 0 takes a free one.
         workers: threads that look at runs.
+        resync_s: between two complete lists of every kind, at most.
         verbose: debug messages.
     """
 
@@ -49,6 +51,7 @@ class Options:
     metrics_host: str = "0.0.0.0"  # noqa: S104 - probes and scrapes come from outside the pod
     metrics_port: int = 8080
     workers: int = 8
+    resync_s: float = RESYNC_S
     verbose: bool = False
 
 
@@ -83,6 +86,7 @@ def parse(arguments: Sequence[str] | None = None, *, environ: Mapping[str, str] 
         metrics_host=host.strip("[]") or "0.0.0.0",  # noqa: S104 - as above
         metrics_port=int(port),
         workers=given.workers,
+        resync_s=given.resync_seconds,
         verbose=given.verbose,
     )
 
@@ -113,6 +117,13 @@ def _parser(own_namespace: str) -> argparse.ArgumentParser:
         default=200,
         metavar="N",
         help="requests a second to the API server (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--resync-seconds",
+        type=_count,
+        default=int(RESYNC_S),
+        metavar="N",
+        help="between two complete lists of every kind, at most (default: %(default)s)",
     )
     parser.add_argument("--verbose", action="store_true", help="log debug messages")
     return parser

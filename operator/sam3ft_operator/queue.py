@@ -15,6 +15,8 @@ FIRST_BACKOFF_S = 0.5
 """Seconds after the first failure of a key; doubled by each further one."""
 LAST_BACKOFF_S = 120.0
 """Longest back-off."""
+LAST_OUTAGE_BACKOFF_S = 15.0
+"""Longest back-off while the API server is not well: when it is, no run should wait for minutes."""
 BURST = 12.0
 """Times that one key is taken at once before it is slowed down: what an ordinary start of a run needs."""
 RATE_PER_S = 2.0
@@ -93,7 +95,15 @@ class Schedule:
         known.tokens -= 1.0
         return key
 
-    def done(self, key: str, *, now_s: float, failed: bool = False, again_s: float | None = None) -> None:
+    def done(
+        self,
+        key: str,
+        *,
+        now_s: float,
+        failed: bool = False,
+        again_s: float | None = None,
+        longest_s: float = LAST_BACKOFF_S,
+    ) -> None:
         """Give a key back.
 
         Args:
@@ -101,6 +111,7 @@ class Schedule:
             now_s: the time.
             failed: it is taken again after a back-off that doubles.
             again_s: it is taken again after so many seconds at the latest; None waits for `add`.
+            longest_s: of the back-off.
         """
         known = self._keys[key]
         known.is_taken = False
@@ -108,7 +119,7 @@ class Schedule:
         if failed:
             known.failures += 1
             known.due_s = None
-            backoff_s = min(LAST_BACKOFF_S, FIRST_BACKOFF_S * 2 ** min(known.failures - 1, 16))
+            backoff_s = min(longest_s, FIRST_BACKOFF_S * 2 ** min(known.failures - 1, 16))
             self._set_due(key, known, now_s + max(backoff_s, again_s or 0.0))
             return
         known.failures = 0
@@ -192,11 +203,13 @@ class WorkQueue:
                 self._changed.wait(None if next_s is None else max(0.0, next_s - now_s))
             return None
 
-    def done(self, key: str, *, failed: bool = False, again_s: float | None = None) -> None:
+    def done(
+        self, key: str, *, failed: bool = False, again_s: float | None = None, longest_s: float = LAST_BACKOFF_S
+    ) -> None:
         """Give a key back; see `Schedule.done`."""
         with self._changed:
             self._taken.pop(key, None)
-            self._schedule.done(key, now_s=self._clock(), failed=failed, again_s=again_s)
+            self._schedule.done(key, now_s=self._clock(), failed=failed, again_s=again_s, longest_s=longest_s)
             self._changed.notify()
 
     def forget(self, key: str) -> None:

@@ -75,10 +75,12 @@ class Outcome:
     Attributes:
         again_s: look again after so many seconds; None when the run is gone.
         failed: something did not work; the queue waits longer each time.
+        is_outage: it is the API server that is not well, and not this run.
     """
 
     again_s: float | None
     failed: bool = False
+    is_outage: bool = False
 
 
 class Reconciler:

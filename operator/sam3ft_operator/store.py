@@ -47,8 +47,14 @@ class ChildStore:
         self._seen: dict[str, int] = dict.fromkeys(self._by_place, 0)
         self._changed = changed
 
-    def replace_all(self, kind: str, found: Mapping[Place, Child], *, version: int) -> None:
-        """Take a complete list in place of everything that is kept of a kind; `version` is the list's."""
+    def replace_all(self, kind: str, found: Mapping[Place, Child], *, version: int) -> int:
+        """Take a complete list in place of everything that is kept of a kind; returns for how many runs it was news.
+
+        Args:
+            kind: of the objects.
+            found: all of them.
+            version: of the list.
+        """
         runs: set[str] = set()
         with self._lock:
             before = self._by_place[kind]
@@ -61,11 +67,14 @@ class ChildStore:
             self._seen[kind] = max(self._seen[kind], version)
         for run in runs:
             self._changed(run)
+        return len(runs)
 
     def put(self, kind: str, place: Place, child: Child) -> None:
         """Take one object as a watch shows it."""
         with self._lock:
-            runs = self._put(kind, place, child)
+            # A watch tells in order. What is older than it has told, of an object that is not there, has been deleted.
+            is_gone = place not in self._by_place[kind] and child.version < self._seen[kind]
+            runs = set() if is_gone else self._put(kind, place, child)
             self._seen[kind] = max(self._seen[kind], child.version)
         for run in runs:
             self._changed(run)

@@ -1,7 +1,8 @@
 """List and watch of one kind of children: in pages, by label, with bookmarks, each in a thread of its own.
 
 kopf would list all objects of a kind at once and watch them without a selector. This watch keeps slim values alone, and
-drops an object's JSON as soon as it is read.
+drops an object's JSON as soon as it is read. It lists anew every few minutes in any case: whatever a watch has kept
+back (a cache on the way, a server with a defect) is seen then.
 """
 
 import logging
@@ -28,6 +29,12 @@ SILENCE_S = 100.0
 """The server sends a bookmark about every minute; a stream without a byte for longer than this is dead."""
 DEAD_AFTER_S = 240.0
 """Longest time that a thread can honestly take for one turn: silence, connection, back-off, and a slow list."""
+RESYNC_S = 300.0
+"""Between two complete lists, at most."""
+_SHORT_S = 1.0
+"""A stream that the server ends sooner was none: the next one waits as after a failure."""
+_LIST_AGAIN_S = 15.0
+"""After a list that failed while the watch goes on."""
 _FIRST_BACKOFF_S, _LAST_BACKOFF_S = 0.2, 15.0
 _GONE = 410
 
@@ -42,6 +49,7 @@ class Watch(threading.Thread):
         *,
         namespace: str,
         store: ChildStore,
+        resync_s: float = RESYNC_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepare; `start` begins.
@@ -51,12 +59,14 @@ class Watch(threading.Thread):
             kind: what is watched.
             namespace: in which; empty for all.
             store: takes what is seen.
+            resync_s: between two complete lists, at most.
             clock: monotonic seconds.
         """
         super().__init__(name=f"watch-{kind.plural}", daemon=True)
         self.kind = kind
-        self.relists = 0
+        self.relists = self.corrections = 0
         self._api, self._namespace, self._store, self._clock = api, namespace, store, clock
+        self._resync_s, self._list_due_s = resync_s, clock()
         self._stopping = threading.Event()
         self._synced = threading.Event()
         self._version = ""
@@ -97,23 +107,39 @@ class Watch(threading.Thread):
                 self._wait()
 
     def _turn(self) -> None:
-        """List where nothing is known, then watch until the server ends the stream."""
+        """List where nothing is known or much time has passed, then watch until the server ends the stream."""
         if not self._version:
             self._relist()
+        elif self._clock() >= self._list_due_s:
+            self._resync()
+        begun_s = self._clock()
+        longest_s = SERVER_TIMEOUT_S * random.uniform(0.8, 1.0)  # noqa: S311 - spreads reconnections
         query: dict[str, Any] = {
             "labelSelector": SELECTOR,
             "resourceVersion": self._version,
-            "timeoutSeconds": int(SERVER_TIMEOUT_S * random.uniform(0.8, 1.0)),  # noqa: S311 - spreads reconnections
+            "timeoutSeconds": max(1, int(min(longest_s, self._list_due_s - begun_s))),
         }
         accept = METADATA if self.kind in BY_METADATA else JSON
         for event in self._api.stream(self.kind, self._namespace, query, silence_s=SILENCE_S, accept=accept):
             self._turned_s = self._heard_s = self._clock()
             self._take(event)
             self._backoff_s = 0.0
-            if self._stopping.is_set():
+            if self._stopping.is_set() or self._clock() > self._list_due_s + _LIST_AGAIN_S:
                 return
+        if self._clock() - begun_s < _SHORT_S:
+            self._wait()
 
-    def _relist(self) -> None:
+    def _resync(self) -> None:
+        """List although the watch goes on, and count what it had not shown."""
+        try:
+            self.corrections += self._relist()
+        except ApiProblem as problem:
+            # What the watch shows is true without it, and must not wait for it.
+            _log.warning("list of %s: %s", self.kind.plural, problem)
+            self._list_due_s = self._clock() + min(self._resync_s, _LIST_AGAIN_S)
+
+    def _relist(self) -> int:
+        """Take one complete list; returns for how many runs it was news."""
         accept = METADATA_LIST if self.kind in BY_METADATA else JSON
         query: dict[str, Any] = {"labelSelector": SELECTOR, "limit": PAGE}
         found = {}
@@ -128,10 +154,12 @@ class Watch(threading.Thread):
                 break
             query["continue"] = metadata["continue"]
         self.relists += 1
-        self._store.replace_all(self.kind.name, found, version=version_of(page))
+        news = self._store.replace_all(self.kind.name, found, version=version_of(page))
         self._version = str(metadata.get("resourceVersion") or "")
         self._heard_s = self._clock()
+        self._list_due_s = self._heard_s + self._resync_s * random.uniform(0.8, 1.0)  # noqa: S311 - as above
         self._synced.set()
+        return news
 
     def _take(self, event: dict[str, Any]) -> None:
         what, body = event.get("type"), event.get("object") or {}

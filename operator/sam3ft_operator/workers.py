@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from sam3ft_launch.kubernetes.api import ApiProblem
-from sam3ft_operator.queue import WorkQueue
+from sam3ft_operator.queue import LAST_BACKOFF_S, LAST_OUTAGE_BACKOFF_S, WorkQueue
 from sam3ft_operator.reconcile import Outcome
 
 _log = logging.getLogger(__name__)
@@ -70,7 +70,8 @@ class Workers:
             begun_s = time.monotonic()
             outcome = self._look(key)
             self._observed(time.monotonic() - begun_s, failed=outcome.failed)
-            self._queue.done(key, failed=outcome.failed, again_s=outcome.again_s)
+            longest_s = LAST_OUTAGE_BACKOFF_S if outcome.is_outage else LAST_BACKOFF_S
+            self._queue.done(key, failed=outcome.failed, again_s=outcome.again_s, longest_s=longest_s)
             if outcome.again_s is None and not outcome.failed:
                 self._queue.forget(key)
 
@@ -79,7 +80,9 @@ class Workers:
             return self._reconcile(key)
         except ApiProblem as problem:
             _log.warning("run %s: %s", key, problem)
-            return Outcome(problem.retry_after_s or None, failed=True)
+            # Conflicts among it: somebody else writes at the same time, and soon will not.
+            is_outage = problem.code in (0, 409, 429) or problem.code >= 500
+            return Outcome(problem.retry_after_s or None, failed=True, is_outage=is_outage)
         except Exception:  # noqa: BLE001 - see below
             # A defect that one run meets must not end the thread that serves all others.
             _log.exception("run %s: an unexpected error", key)

@@ -167,18 +167,49 @@ def test_a_job_that_is_not_there_is_not_changed() -> None:
     assert [] == api.calls
 
 
-@pytest.mark.parametrize("code", [404, 409])
-def test_what_is_gone_or_another_by_now_is_deleted(code: int) -> None:
-    api, _, effects = bench()
+def test_what_is_known_to_be_there_is_not_made_again() -> None:
+    api, store, effects = bench(child("ConfigMap", "a"), child("Service", "b"), child("Job", "c"))
+    effects.apply(RESOURCE, Ensure(Part.PREFLIGHT))
+    store.remove("Service", ("lab", "b"), version=10**6)
+    del api.objects["Service", "b"]
+    api.calls.clear()
+    effects.apply(RESOURCE, Ensure(Part.PREFLIGHT))
 
-    def refuse(*_: str) -> None:
-        raise ApiProblem(code, "", "")
+    assert [("create", "Service", "b"), ("create", "Job", "c"), ("get", "Job", "c")] == api.calls
+
+
+def refused(api: FakeApi, verb: str, code: int) -> None:
+    """Let the API server refuse everything of a verb."""
+
+    def refuse(asked: str, *_: str) -> None:
+        if asked == verb:
+            raise ApiProblem(code, "", "")
 
     api.refuse = refuse
+
+
+@pytest.mark.parametrize(("code", "names"), [(404, []), (409, []), (409, ["blood-1"])])
+def test_what_is_gone_or_another_by_now_is_deleted(code: int, names: list[str]) -> None:
+    api, _, effects = bench()
+    for name in names:
+        api.objects["Job", name] = child("Job", name)
+    refused(api, "delete", code)
     effects.apply(RESOURCE, Delete("Job", "blood-1", "u"))
 
-    assert [("delete", "Job", "blood-1")] == api.calls
+    assert ("delete", "Job", "blood-1") == api.calls[0]
     assert [{"uid": "u"}] == api.bodies
+
+
+def test_a_conflict_about_what_is_still_there_is_not_taken_for_done() -> None:
+    api, _, effects = bench()
+    for kind, name in (("Job", "blood-1"), ("Pod", "blood-1-0")):
+        api.objects[kind, name] = child(kind, name)
+    refused(api, "delete", 409)
+    with pytest.raises(ApiProblem):
+        effects.apply(RESOURCE, Delete("Job", "blood-1", "uid-of-blood-1"))
+    refused(api, "patch", 409)
+    with pytest.raises(ApiProblem):
+        effects.apply(RESOURCE, FailPod("blood-1-0", "uid-of-blood-1-0", "its node is gone"))
 
 
 def test_a_pod_whose_end_nobody_will_confirm_is_deleted_by_force() -> None:

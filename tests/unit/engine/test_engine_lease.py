@@ -124,6 +124,37 @@ def test_a_holder_gives_up_before_another_may_begin() -> None:
     assert GIVE_UP_S < clock.now_s - began_s < DURATION_S
 
 
+def test_a_holder_that_waits_for_an_answer_is_known_to_be_overdue() -> None:
+    api, clock = FakeApi(), Clock()
+    one = elector(api, clock)
+    assert not one.is_overdue
+    one.step()
+    overdue: list[bool] = []
+
+    def slow(*_: str) -> None:
+        for _second in range(12):
+            clock.now_s += 1.0
+            overdue.append(one.is_overdue)
+        raise ApiProblem(0, "NoAnswer", "")
+
+    api.refuse = slow
+    one.step()
+
+    assert [False] * int(GIVE_UP_S) == overdue[: int(GIVE_UP_S)]
+    assert overdue[-1]
+
+
+def test_a_lease_that_is_overdue_is_not_given_back() -> None:
+    api, clock = FakeApi(), Clock()
+    one = elector(api, clock)
+    one.step()
+    clock.now_s += GIVE_UP_S + 1
+    num_calls = len(api.calls)
+    one.stop()
+
+    assert num_calls == len(api.calls)
+
+
 def test_a_holder_whose_lease_was_taken_knows_it() -> None:
     api, clock = FakeApi(), Clock()
     one = elector(api, clock)

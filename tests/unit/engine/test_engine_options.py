@@ -28,6 +28,7 @@ def test_one_namespace_or_all() -> None:
         ("--namespace", "Lab/../x"),
         ("--all-namespaces", "--workers", "0"),
         ("--all-namespaces", "--qps", "many"),
+        ("--all-namespaces", "--resync-seconds", "0"),
     ],
 )
 def test_what_makes_no_sense_is_refused(arguments: tuple[str, ...]) -> None:
@@ -41,6 +42,11 @@ def test_the_lease_lives_beside_the_operator() -> None:
     assert "ops" == parsed("--all-namespaces", namespace="ops").lease.namespace
     assert "sam3ft-system" == parsed("--all-namespaces").lease.namespace
     assert "ops" == parsed("--all-namespaces", namespace="ops").cluster.operator_namespace
+
+
+def test_how_often_everything_is_listed() -> None:
+    assert 300 == parsed("--all-namespaces").resync_s
+    assert 5 == parsed("--all-namespaces", "--resync-seconds", "5").resync_s
 
 
 def test_no_two_processes_have_the_same_identity() -> None:

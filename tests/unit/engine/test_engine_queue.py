@@ -5,7 +5,14 @@ import threading
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sam3ft_operator.queue import BURST, FIRST_BACKOFF_S, LAST_BACKOFF_S, Schedule, WorkQueue
+from sam3ft_operator.queue import (
+    BURST,
+    FIRST_BACKOFF_S,
+    LAST_BACKOFF_S,
+    LAST_OUTAGE_BACKOFF_S,
+    Schedule,
+    WorkQueue,
+)
 
 
 def taken(schedule: Schedule, now_s: float) -> list[str]:
@@ -54,6 +61,19 @@ def test_a_later_request_stays_beside_an_earlier_one_of_the_look_that_ends() -> 
 
     assert [] == taken(schedule, 4.9)
     assert ["a"] == taken(schedule, 5.0)
+
+
+def test_failures_of_the_api_server_wait_for_seconds_and_not_for_minutes() -> None:
+    schedule, now_s = Schedule(), 0.0
+    schedule.add("a", now_s=now_s)
+    for _ in range(12):
+        assert "a" == schedule.take(now_s=now_s)
+        schedule.done("a", now_s=now_s, failed=True, longest_s=LAST_OUTAGE_BACKOFF_S)
+        due_s = schedule.next_s()
+        assert due_s is not None
+        waited_s, now_s = due_s - now_s, due_s
+
+    assert LAST_OUTAGE_BACKOFF_S == waited_s
 
 
 def test_failures_wait_twice_as_long_each_time_up_to_a_bound() -> None:

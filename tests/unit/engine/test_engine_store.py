@@ -72,6 +72,15 @@ def test_what_was_written_and_is_gone_again_does_not_come_back() -> None:
     assert [] == store.of_run("lab", "run")
 
 
+def test_an_event_that_comes_again_brings_nothing_back() -> None:
+    store, _ = child_store()
+    store.put("Pod", A, Child("run", 5, None))
+    store.remove("Pod", A, version=9)
+    store.put("Pod", A, Child("run", 5, None))
+
+    assert [] == store.of_run("lab", "run")
+
+
 def test_an_object_that_changes_its_run_leaves_the_old_one() -> None:
     store, told = child_store()
     store.put("Job", A, Child("old", 1, None))
