@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 DURATION_S = 15.0
 """A holder that has not renewed for so long is gone."""
-RENEW_S = 5.0
+RENEW_S = 2.0
 """Between two renewals."""
 GIVE_UP_S = 10.0
 """A holder that could not renew for so long acts no more: less than the duration, to end before another begins."""
