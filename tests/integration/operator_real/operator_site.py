@@ -40,16 +40,22 @@ SMALL_SPEC = {
 
 
 class Site:
-    """A namespace with an account for the operator; processes are started by hand and all killed at the end."""
+    """A namespace with an account for the operator; processes are started by hand and all killed at the end.
+
+    Attributes:
+        patience: how many times as long as usual everything is waited for.
+        processes: every operator that was started.
+    """
 
     def __init__(self, plane: ControlPlane, namespace: str, folder: Path) -> None:
         """Make the account and its rules."""
         self.plane, self.namespace, self.folder = plane, namespace, folder
+        self.patience = 1.0
         self.api = Api(ApiSettings(kubeconfig=str(plane.admin_kubeconfig)))
         for document in manifests(namespace=namespace, run_namespaces=[namespace]):
             self.make(document)
         self.kubeconfig = plane.kubeconfig_of(namespace, ROLE)
-        self._processes: list[OperatorProcess] = []
+        self.processes: list[OperatorProcess] = []
 
     def __enter__(self) -> Self:
         """Nothing more to do."""
@@ -59,15 +65,15 @@ class Site:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Kill what was started, and show its logs where the test has failed."""
-        for process in self._processes:
+        for process in self.processes:
             process.kill()
             if error is not None:
                 print(f"--- {process.log.name}\n{process.log.read_text()[-20_000:]}")
 
     def operator(self, *arguments: str, program: Sequence[str] = ("-m", "sam3ft_operator")) -> "OperatorProcess":
         """Start an operator for this namespace."""
-        process = OperatorProcess(self, [*program], [*arguments], number=len(self._processes))
-        self._processes.append(process)
+        process = OperatorProcess(self, [*program], [*arguments], number=len(self.processes))
+        self.processes.append(process)
         return process
 
     def make(self, document: dict[str, Any]) -> dict[str, Any]:
@@ -120,7 +126,8 @@ class Site:
             found = self.resource(name)
             return found if found.get("status", {}).get("phase") == phase else None
 
-        return wait_for(f"{name} becomes {phase}, not {self._phase(name)}", read, within_s=within_s)
+        what = f"{name} becomes {phase}, not {self._phase(name)}"
+        return wait_for(what, read, within_s=within_s * self.patience)
 
     def _phase(self, name: str) -> object:
         return (self.get(FINETUNE, name) or {}).get("status", {}).get("phase")
@@ -132,7 +139,7 @@ class Site:
             found = [pod for pod in self.children(kinds.POD, uid, role=role) if pod["status"].get("phase") == phase]
             return found if len(found) == count else None
 
-        return wait_for(f"{count} pods of {role} are {phase}", read)
+        return wait_for(f"{count} pods of {role} are {phase}", read, within_s=30.0 * self.patience)
 
     def end_pod(self, pod: dict[str, Any], *, code: int = 0, message: str = "") -> None:
         """Let a running pod end with this code and last word."""
@@ -198,6 +205,10 @@ class OperatorProcess:
         """Ask it to end and return its exit code."""
         self._process.send_signal(signal.SIGTERM)
         return self._process.wait(40)
+
+    def ended_with(self) -> int | None:
+        """Return its exit code; None while it runs."""
+        return self._process.poll()
 
     def wait(self, *, within_s: float) -> int:
         """Return its exit code once it has ended by itself."""

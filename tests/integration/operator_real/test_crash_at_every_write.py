@@ -1,8 +1,6 @@
 """The operator is killed before and after each of its writes: every life ends like the undisturbed one."""
 
-import json
 import random
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,28 +8,22 @@ from typing import Any
 import pytest
 from control_plane import kubectl
 from crashing_proxy import CrashingProxy, Moment
+from lives import SCENARIOS, Life
 from operator_site import OperatorProcess, Site
-from waiting import wait_for
 
-from sam3ft_api import names
-from sam3ft_launch.kubernetes import kinds
 from sam3ft_operator.rbac import LEASE_NAME
 
 pytestmark = pytest.mark.timeout(3600)
-RUN = "blood"
-CHECKED = json.dumps({"code": 0, "reason": "Succeeded"})
-DONE = json.dumps({"code": 0, "reason": "Succeeded", "step": 10, "checkpoint_step": 10})
-REFUSED = json.dumps({"code": 14, "reason": "CheckpointIncompatible", "message": "it belongs to another run"})
 SAMPLED = 3
 """Points of each scenario in `make test`; all of them in `make soak`."""
 
 
-class Life:
-    """One resource, its user, its pods, and operators that follow each other."""
+class Followed:
+    """Operators that follow each other: each is killed where the proxy says, and the next one begins at once."""
 
     def __init__(self, site: Site, proxy: CrashingProxy, folder: Path) -> None:
         """Let the first operator start."""
-        self.site, self.proxy = site, proxy
+        self._site = site
         site.kubeconfig = proxy.kubeconfig(site.kubeconfig, folder / "proxy.kubeconfig")
         self.operator: OperatorProcess = site.operator()
         self.operator.wait_until_ready()
@@ -40,84 +32,9 @@ class Life:
     def crash(self) -> None:
         """Kill the operator, let its Lease be over, and start the next one."""
         self.operator.kill()
-        lease = (self.site.namespace, "delete", "lease", LEASE_NAME, "--ignore-not-found")
-        kubectl(self.site.plane, "-n", *lease)
-        self.operator = self.site.operator()
-
-    def begin(self) -> list[dict[str, Any]]:
-        """Apply the resource, let the check pass, and return the workers of the first attempt."""
-        uid = self.site.apply(RUN, workers={"nodes": 2, "maxNodes": 2})["metadata"]["uid"]
-        self.uid = uid
-        [check] = self.site.wait_for_pods(uid, role="preflight", count=1)
-        self.site.end_pod(check, message=CHECKED)
-        return self.workers()
-
-    def workers(self, count: int = 2, attempt: int = 1) -> list[dict[str, Any]]:
-        """Return the running workers of an attempt once there are as many."""
-
-        def read() -> list[dict[str, Any]] | None:
-            pods = self.site.children(kinds.POD, self.uid, role="worker")
-            found = [
-                pod
-                for pod in pods
-                if pod["status"].get("phase") == "Running"
-                and pod["metadata"].get("deletionTimestamp") is None
-                and pod["metadata"]["labels"][names.LABEL_ATTEMPT] == str(attempt)
-            ]
-            return found if len(found) == count else None
-
-        return wait_for(f"{count} workers of attempt {attempt}", read, within_s=60)
-
-    def succeed(self, workers: list[dict[str, Any]]) -> None:
-        """Let all workers end well, and wait for the end."""
-        for worker in workers:
-            self.site.end_pod(worker, message=DONE)
-        self.site.wait_for_phase(RUN, "Succeeded", within_s=60)
-
-    def end_state(self) -> dict[str, Any]:
-        """Return everything that must not depend on a crash, once the operator has nothing left to do."""
-        wait_for("the coordinator is gone", lambda: not self.site.children(kinds.POD, self.uid, role="coordinator"))
-        status = self.site.resource(RUN)["status"]
-        conditions = {it["type"]: (it["status"], it["reason"]) for it in status["conditions"]}
-        found = {
-            kind.name: sorted(child["metadata"]["name"] for child in self.site.children(kind, self.uid))
-            for kind in kinds.CHILDREN.values()
-            if kind != kinds.POD
-        }
-        attempts = [(it["n"], it["reason"], it.get("exitCode")) for it in status["attempts"]]
-        return {"phase": status["phase"], "conditions": conditions, "attempts": attempts, "children": found,
-                "restarts": status["restarts"]}  # fmt: skip
-
-    def doubles(self) -> dict[str, int]:
-        """Return the Jobs that were created more than once, by the audit log."""
-        return {name: count for name, count in Counter(self.site.created("jobs")).items() if count > 1}
-
-
-def success(life: Life) -> None:
-    life.succeed(life.begin())
-
-
-def suspension(life: Life) -> None:
-    life.begin()
-    life.site.change(RUN, suspend=True)
-    life.site.wait_for_phase(RUN, "Suspended", within_s=60)
-    life.site.change(RUN, suspend=False)
-    life.succeed(life.workers(attempt=2))
-
-
-def scaling_and_retry(life: Life) -> None:
-    workers = life.begin()
-    life.site.change(RUN, workers={"nodes": 1})
-    workers = life.workers(count=1)
-    life.site.end_pod(workers[0], code=14, message=REFUSED)
-    life.site.wait_for_phase(RUN, "Failed", within_s=60)
-    life.site.change(RUN, retry=1)
-    life.succeed(life.workers(count=1, attempt=2))
-
-
-SCENARIOS: dict[str, Callable[[Life], None]] = {
-    "success": success, "suspension": suspension, "scaling and retry": scaling_and_retry,
-}  # fmt: skip
+        lease = (self._site.namespace, "delete", "lease", LEASE_NAME, "--ignore-not-found")
+        kubectl(self._site.plane, "-n", *lease)
+        self.operator = self._site.operator()
 
 
 def lived(
@@ -125,11 +42,11 @@ def lived(
 ) -> tuple[dict[str, Any], int]:
     """Live one life; returns its end state and how many writes it took."""
     with new_site() as site, CrashingProxy(site.plane, crash_at=crash_at, moment=moment) as proxy:
-        life = Life(site, proxy, site.folder)
+        operators, life = Followed(site, proxy, site.folder), Life(site)
         SCENARIOS[scenario](life)
         state = life.end_state()
         assert {} == life.doubles(), f"{scenario}, {moment} write {crash_at}: {proxy.writes[crash_at - 1]}"
-        life.operator.terminate()
+        operators.operator.terminate()
         return state, len(proxy.writes)
 
 
