@@ -11,7 +11,7 @@ class RoundCause(StrEnum):
     JOIN = "join"
     """The members had saved, to let a node in."""
     LOST = "lost"
-    """The connection of a member had ended, or nothing was heard of it."""
+    """The connection of a member had ended, nothing was heard of it, or another launcher took its place."""
     LEFT = "left"
     """A member had said that it goes."""
     FAILED = "failed"

@@ -60,6 +60,13 @@ class Node:
         """True when its workers ended at a commit that all workers of the round had agreed on."""
         return self.ready is not None and self.ready.code in _SAVED
 
+    @property
+    def has_failed(self) -> bool:
+        """True when its workers ended by themselves, neither saved nor because of another node."""
+        if self.ready is None or self.ready.code is None:
+            return self.state is NodeState.DOWN
+        return self.ready.code not in _SAVED and self.ready.code != ExitCode.PEER_LOST
+
     def become(self, state: NodeState, now_s: float, *, ready: Ready | None = None) -> None:
         """Enter a state; `ready` belongs to READY alone."""
         self.state, self.since_s, self.ready = state, now_s, ready
@@ -175,7 +182,11 @@ def cause_of_end(formation: Formation, nodes: Mapping[str, Node]) -> RoundCause:
     missing = {name for name in formation.members if name not in nodes} - formation.done
     if missing - formation.left.keys():
         return RoundCause.LOST
-    return RoundCause.LEFT if formation.left else RoundCause.FAILED
+    if formation.left:
+        return RoundCause.LEFT
+    present = [nodes[name] for name in formation.members if name in nodes]
+    # The end of a connection may be seen after what it does to the others.
+    return RoundCause.FAILED if any(node.has_failed for node in present) else RoundCause.LOST
 
 
 def cause_of_start(before: Formation | None, *, is_first: bool) -> RoundCause:

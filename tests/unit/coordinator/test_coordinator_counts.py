@@ -90,6 +90,13 @@ def lose(run: CountedRun) -> None:
     again(run, 0, 2)
 
 
+def lose_late(run: CountedRun) -> None:
+    run.ready(0, code=int(ExitCode.PEER_LOST))
+    run.drop(1)
+    run.wait(0.1)
+    again(run, 2)
+
+
 def fall_silent(run: CountedRun) -> None:
     run.silent.add(1)
     run.wait(4)
@@ -132,11 +139,12 @@ def misbehave(run: CountedRun) -> None:
     ("what", "rounds", "departures", "failures"),
     [
         (lose, {"lost"}, {"closed": 1}, {}),
+        (lose_late, {"lost"}, {"closed": 1}, {"PeerLost": 1}),
         (fall_silent, {"lost"}, {"silent": 1}, {}),
         (fail, {"failed"}, {}, {"InternalError": 1}),
         (leave, {"left"}, {"left": 1}, {}),
         (join, {"join"}, {}, {}),
-        (replace, {"failed"}, {"replaced": 1}, {}),
+        (replace, {"lost"}, {"replaced": 1}, {}),
         (misbehave, {"lost"}, {"unexpected": 1}, {}),
     ],
 )
