@@ -12,8 +12,6 @@ from forwarding_proxy import WRITES
 from lives import Deployment, Life, everything
 from operator_site import Site
 
-from sam3ft_launch.kubernetes import kinds
-
 pytestmark = pytest.mark.timeout(3600)
 RESYNC_S = 5
 """Seconds between two complete lists: what a watch has not shown is seen after that."""
