@@ -121,6 +121,7 @@ def _load_figures(site: Site, driver: Driver, load: Batch, usage: Usage, options
         "calls_per_run": {call: round(number / count, 3) for call, number in calls.operator.most_common()},
         "cores": {name: round(cores, 3) for name, cores in usage.cores().items()},
         "machine_busy": round(usage.machine_busy, 3),
+        "other_cores": round(usage.other_cores, 3),
         "operator_cpu_s": round(usage.cpu_s["operator"], 1),
     }
 

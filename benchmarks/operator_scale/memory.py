@@ -23,6 +23,8 @@ WARM_UP = 0.2
 """Share of the looks after which the line begins: buffers, arenas and caches have their size by then."""
 BOUND_KIB = 64.0
 """Most KiB by which 1,000 looks may make it grow: 100 runs that train for a week would add less than 400 MiB."""
+ONCE_KIB = 2048.0
+"""What may come once beside it: the interpreter asks for a MiB at a time, and threads have arenas of their own."""
 LEAST_LOOKS = 5_000
 """With fewer, an arena more or less is a slope, and the bound says nothing."""
 STALL_S = 120.0
@@ -114,7 +116,7 @@ def measure_memory(site: Site, runs: Sequence[str], *, looks: int, say: Callable
         "first_mib": round(kept[0].mib, 2),
         "last_mib": round(kept[-1].mib, 2),
         "slope_kib_per_1000_looks": round(slope(kept) * 1024 * 1000, 2),
-        "bound_kib_per_1000_looks": BOUND_KIB,
+        "bound_kib_per_1000_looks": round(BOUND_KIB + ONCE_KIB * 1000 / looks, 1),
     }
 
 

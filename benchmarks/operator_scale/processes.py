@@ -41,11 +41,13 @@ class Usage:
         seconds: by the clock.
         cpu_s: CPU seconds by the process's name.
         machine_busy: share of all cores' time in which they worked, for anybody.
+        other_cores: cores that programs kept busy which are not among these.
     """
 
     seconds: float
     cpu_s: dict[str, float]
     machine_busy: float
+    other_cores: float
 
     def cores(self) -> dict[str, float]:
         """Return how many cores each process kept busy, the busiest first."""
@@ -65,7 +67,9 @@ class Meter:
         """Return what was used since the beginning."""
         busy_s, all_s = (now - before for now, before in zip(_machine_s(), self._machine, strict=True))
         used = {name: now - self._cpu_s[name] for name, now in self._read().items()}
-        return Usage(time.monotonic() - self._begun_s, used, busy_s / max(all_s, 1e-9))
+        seconds = time.monotonic() - self._begun_s
+        others = max(0.0, busy_s - sum(used.values())) / seconds
+        return Usage(seconds, used, busy_s / max(all_s, 1e-9), others)
 
     def _read(self) -> dict[str, float]:
         return {name: cpu_s(pid) for name, pid in self._pids.items()}

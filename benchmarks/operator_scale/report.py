@@ -14,9 +14,12 @@ sys.path[:0] = [str(ROOT / "tests" / "harness")]
 from sam3ft_faults.record import this_machine  # noqa: E402 - lies with the tests
 
 HEADING = "### Figures of the operator"
+NONE_YET = "Not measured at its full size yet."
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 BUSY = 0.9
 """From this share of all cores on, the machine is what limits."""
+OTHERS = 0.2
+"""From so many cores on, other programs of the machine are named: figures beside them are too slow."""
 HOSTILE_FACTOR, HOSTILE_SLACK_S = 2.0, 0.25
 """Beside hostile resources a 99th percentile may be so many times as long, or longer by so much, before they delay."""
 _TIMES = (
@@ -44,7 +47,8 @@ def limit_of(load: Mapping[str, Any]) -> str:
     busiest, cores = next(iter(load["cores"].items()))
     words = f"{busiest} with {cores:.2f} cores"
     if load["machine_busy"] >= BUSY:
-        return f"the machine's cores ({load['machine_busy']:.0%} busy), most of them {words}"
+        others = f", and {load['other_cores']:.2f} taken by other work" if load["other_cores"] >= OTHERS else ""
+        return f"the machine's cores ({load['machine_busy']:.0%} busy), most of them {words}{others}"
     return f"the rate at which runs were made; the machine was {load['machine_busy']:.0%} busy, most of it {words}"
 
 
@@ -108,6 +112,7 @@ def _amounts(figures: Mapping[str, Any]) -> Iterator[str]:
     yield f"| requests a second, everybody's; refused for the server's own limits | {load['requests_per_s']:,.0f}; {load['refused']} |"  # noqa: E501 - one row
     yield f"| operator, most memory; CPU | {load['operator_peak_mib']:.0f} MiB; {load['operator_cpu_s']:.0f} s, {1000 * load['operator_cpu_s'] / load['resources']:.0f} ms a run |"  # noqa: E501 - one row
     yield f"| cores kept busy | {', '.join(f'{name} {cores:.2f}' for name, cores in load['cores'].items())} |"
+    yield f"| cores taken by other programs | {load['other_cores']:.2f} |"
     yield f"| limited by | {limit_of(load)} |"
     if memory:
         yield (
@@ -133,7 +138,7 @@ def record(figures: Mapping[str, Any], file: Path = DOCUMENT) -> None:
     """
     with file.open("r+", encoding="utf-8") as document:
         fcntl.flock(document, fcntl.LOCK_EX)
-        lines = document.read().splitlines()
+        lines = document.read().replace(f"{NONE_YET}\n\n", "").splitlines()
         if HEADING not in lines:
             raise ValueError(f"{file}: no line is {HEADING!r}")
         at = lines.index(HEADING) + 1

@@ -66,10 +66,11 @@ def test_every_figure_of_a_small_load_is_there(bench: Bench, report: Any, tmp_pa
     assert figures["memory"]["looks"] >= 100
     assert math.isfinite(figures["memory"]["slope_kib_per_1000_looks"])
 
-    document.write_text(f"# Benchmarks\n\n{report.HEADING}\n\nnone yet\n\n## The demo\n")
+    document.write_text(f"# Benchmarks\n\n{report.HEADING}\n\n{report.NONE_YET}\n\n## The demo\n")
     report.record(figures, document)
     assert 1 == document.read_text().count("resource created to its preflight Job created |")
-    assert document.read_text().endswith("\n\n## The demo\n")
+    assert report.NONE_YET not in document.read_text()
+    assert document.read_text().endswith("|\n\n## The demo\n")
 
 
 @pytest.mark.soak
