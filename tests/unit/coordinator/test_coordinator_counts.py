@@ -116,6 +116,13 @@ def leave(run: CountedRun) -> None:
     again(run, 0, 2, code=int(ExitCode.REGROUP))
 
 
+def leave_the_others_at_work(run: CountedRun) -> None:
+    run.say(1, Leave())
+    run.silent.add(1)
+    run.wait(run.settings.last_call_s + 1)
+    again(run, 0, 2)
+
+
 def join(run: CountedRun) -> None:
     run.join(3)
     run.wait(0.1)
@@ -143,6 +150,7 @@ def misbehave(run: CountedRun) -> None:
         (fall_silent, {"lost"}, {"silent": 1}, {}),
         (fail, {"failed"}, {}, {"InternalError": 1}),
         (leave, {"left"}, {"left": 1}, {}),
+        (leave_the_others_at_work, {"left"}, {"left": 1}, {}),
         (join, {"join"}, {}, {}),
         (replace, {"lost"}, {"replaced": 1}, {}),
         (misbehave, {"lost"}, {"unexpected": 1}, {}),

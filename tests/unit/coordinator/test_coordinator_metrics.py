@@ -201,6 +201,18 @@ def test_connections_that_get_no_further_are_counted_by_reason(monkeypatch: pyte
     assert 1.0 == found["sam3ft_group_joins_total", ()]
 
 
+def test_strangers_that_made_room_for_others_are_counted(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sam3ft_launch.coordinator.server._MAX_STRANGERS", 2)
+
+    async def talk(launchers: Address) -> None:
+        held = [await asyncio.open_connection(launchers.host, launchers.port) for _ in range(5)]
+        await asyncio.gather(*(reader.read() for reader, _ in held[:3]), return_exceptions=True)
+        for _, writer in held:
+            writer.close()
+
+    assert {"crowd": 3.0} == refusals(scraped(scrape_after(talk)[1]))
+
+
 def test_progress_and_departures_arrive_by_the_real_connection():
     async def talk(launchers: Address) -> None:
         reader, writer = await asyncio.open_connection(launchers.host, launchers.port)
