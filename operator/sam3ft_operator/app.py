@@ -58,9 +58,11 @@ class Operator:
             Watch(self._api, kind, namespace=options.namespace, store=self._children, resync_s=options.resync_s)
             for kind in WATCHED
         ]
-        self._kopf = FineTuneWatch(self._api, namespace=options.namespace, store=self._resources)
         self._lists = FineTuneLists(
             self._api, namespace=options.namespace, store=self._resources, resync_s=options.resync_s
+        )
+        self._kopf = FineTuneWatch(
+            self._api, namespace=options.namespace, store=self._resources, ended=self._lists.hurry
         )
         self._progress = ProgressReader(changed=self._queue.add, clock=now_s)
         self._notes = Notes(self._api, clock=now_s)

@@ -26,6 +26,8 @@ _AGAIN_S = 1.0
 """Before kopf is run anew after it has ended; doubled up to `_LAST_AGAIN_S` while it ends within a minute."""
 _LAST_AGAIN_S = 15.0
 _WELL_AFTER_S = 60.0
+_LIST_AGAIN_S = 2.0
+"""After a list that failed."""
 _HEARTBEAT_S = 1.0
 _DEAD_AFTER_S = 60.0
 
@@ -34,7 +36,13 @@ class FineTuneWatch(threading.Thread):
     """kopf, in a thread and an event loop of its own, putting what it sees into the store."""
 
     def __init__(
-        self, api: Api, *, namespace: str, store: ResourceStore, clock: Callable[[], float] = time.monotonic
+        self,
+        api: Api,
+        *,
+        namespace: str,
+        store: ResourceStore,
+        ended: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepare; `start` begins.
 
@@ -42,9 +50,11 @@ class FineTuneWatch(threading.Thread):
             api: whose address and credentials kopf uses.
             namespace: in which; empty for all.
             store: takes what is seen.
+            ended: called whenever kopf has ended although nobody asked it to; it is begun anew after that.
             clock: monotonic seconds.
         """
         super().__init__(name="watch-finetunes", daemon=True)
+        self._ended = ended
         self._api, self._namespace, self._store, self._clock = api, namespace, store, clock
         self._stop_flag = threading.Event()
         self._turned_s = self._heard_s = clock()
@@ -68,7 +78,8 @@ class FineTuneWatch(threading.Thread):
         """Run kopf until stopped, anew whenever it ends.
 
         It ends for good where others wait: at a stream that is cut in the middle of a line, at an event that says 500,
-        at a list that is refused with 409 or 410, or with 503 for a minute. None of that is mended by a new process.
+        at a list that is refused with 409 or 410, or with 503 for a minute, at a resource that is nested too deeply to
+        be read. None of that is mended by a new process.
         """
         wait_s = _AGAIN_S
         while not self._stop_flag.is_set():
@@ -78,6 +89,8 @@ class FineTuneWatch(threading.Thread):
             except Exception as error:  # noqa: BLE001 - whatever ended it, its next run lists everything
                 if not self._stop_flag.is_set():
                     _log.warning("watch of %s: %s: %s; beginning anew", PLURAL, type(error).__name__, error)
+            if not self._stop_flag.is_set():
+                self._ended()
             if self._clock() - begun_s > _WELL_AFTER_S:
                 wait_s = _AGAIN_S
             self._turned_s = self._clock()
@@ -188,6 +201,7 @@ class FineTuneLists(threading.Thread):
         self._api, self._namespace, self._store, self._clock = api, namespace, store, clock
         self._resync_s = resync_s
         self._stopping = threading.Event()
+        self._hurried = threading.Event()
         self._synced = threading.Event()
         self._listed_s = clock()
         self.corrections = 0
@@ -205,6 +219,11 @@ class FineTuneLists(threading.Thread):
     def stop(self) -> None:
         """Begin no other list."""
         self._stopping.set()
+        self._hurried.set()
+
+    def hurry(self) -> None:
+        """Begin the next list at once: the watch has just missed something, or shows nothing at all."""
+        self._hurried.set()
 
     def run(self) -> None:
         """List until stopped."""
@@ -213,9 +232,14 @@ class FineTuneLists(threading.Thread):
                 self.list_once()
             except ApiProblem as problem:
                 _log.warning("list of %s: %s", PLURAL, problem)
-                self._stopping.wait(2.0)
+                self._stopping.wait(_LIST_AGAIN_S)
+            except Exception:  # noqa: BLE001 - see below
+                # A defect in reading one resource must not end the lists: no other would be seen any more.
+                _log.exception("list of %s: an unexpected error; listing again", PLURAL)
+                self._stopping.wait(_LAST_AGAIN_S)
             else:
-                self._stopping.wait(self._resync_s * random.uniform(0.8, 1.0))  # noqa: S311 - spreads the lists
+                self._hurried.wait(self._resync_s * random.uniform(0.8, 1.0))  # noqa: S311 - spreads the lists
+                self._hurried.clear()
 
     def list_once(self) -> None:
         """Take one complete list.

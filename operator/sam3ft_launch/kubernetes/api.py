@@ -16,6 +16,7 @@ from kubernetes import client as kubernetes_client
 from kubernetes import config as kubernetes_config
 
 from sam3ft_launch.kubernetes.kinds import POD, Kind
+from sam3ft_launch.kubernetes.nesting import shallow
 from sam3ft_launch.kubernetes.pace import ServerClock, TokenBucket
 
 Body = dict[str, Any]
@@ -338,7 +339,10 @@ def _lines(answer: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
 
 def _parsed(content: bytes) -> Body:
     try:
-        body = json.loads(content)
+        try:
+            body = json.loads(content)
+        except RecursionError:
+            body = json.loads(shallow(content))
     except ValueError:
         raise ApiProblem(0, "NoJson", "the answer is no JSON") from None
     if not isinstance(body, dict):

@@ -5,6 +5,7 @@ from typing import Any
 import kopf
 import pytest
 from engine_bench import UID, FakeApi
+from waiting import wait_until
 
 from sam3ft_operator.finetunes import FineTuneLists, FineTuneWatch
 from sam3ft_operator.store import ResourceStore
@@ -17,7 +18,8 @@ def resource(*, version: int, uid: str = UID) -> dict[str, Any]:
 
 def test_kopf_is_run_anew_whatever_has_ended_it(monkeypatch: pytest.MonkeyPatch) -> None:
     api: Any = FakeApi()
-    watch = FineTuneWatch(api, namespace="lab", store=ResourceStore(changed=lambda _: None))
+    store, ended = ResourceStore(changed=lambda _: None), []
+    watch = FineTuneWatch(api, namespace="lab", store=store, ended=lambda: ended.append(watch.restarts))
     ends: list[Exception | None] = [ValueError("a line that was cut"), RuntimeError("an event that says 500"), None]
     waits: list[float] = []
 
@@ -36,6 +38,20 @@ def test_kopf_is_run_anew_whatever_has_ended_it(monkeypatch: pytest.MonkeyPatch)
 
     assert 3 == watch.restarts
     assert [1.0, 2.0, 4.0] == waits[:3]
+    assert [0, 1, 2] == ended
+
+
+def test_a_list_that_is_hurried_does_not_wait() -> None:
+    api: Any = FakeApi(pages=[{"metadata": {"resourceVersion": "5"}, "items": []} for _ in range(2)])
+    lists = FineTuneLists(api, namespace="lab", store=ResourceStore(changed=lambda _: None), resync_s=3600.0)
+    lists.start()
+    wait_until(lambda: len(api.queries) == 1)
+    lists.hurry()
+    wait_until(lambda: len(api.queries) == 2)
+    lists.stop()
+    lists.join(10.0)
+
+    assert not lists.is_alive()
 
 
 def test_a_list_shows_what_a_watch_has_missed() -> None:

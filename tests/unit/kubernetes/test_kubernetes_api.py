@@ -140,6 +140,20 @@ def test_an_answer_that_is_no_object_is_a_problem(server: Server, body: bytes) -
         server.api.delete(POD, "lab", "a")
 
 
+def test_an_answer_that_is_nested_too_deeply_is_read_all_the_same(server: Server) -> None:
+    deep = b'{"metadata":{"name":"a"},"spec":' + b"[" * 5000 + b"]" * 5000 + b"}"
+
+    def serve(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(deep)))
+        handler.end_headers()
+        handler.wfile.write(deep)
+
+    server.serve = serve
+
+    assert {"name": "a"} == server.api.get(POD, "lab", "a")["metadata"]
+
+
 def test_a_write_that_is_not_answered_ends(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "ANSWER_S", 0.2)
     server.serve = lambda _: time.sleep(1.0)
