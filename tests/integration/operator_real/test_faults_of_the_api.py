@@ -22,7 +22,7 @@ CALLS_A_SECOND = 6.0
 """Calls that a life may take for each of its seconds: lists and watches of six kinds, each again after a fault."""
 
 FAMILIES = {
-    "dropped events": Faults(watches=("drop",)),
+    "dropped events": Faults(watches=("drop",), share=0.6),
     "repeated events": Faults(watches=("repeat",)),
     "delayed events": Faults(watches=("delay",)),
     "cut streams": Faults(watches=("cut",)),
@@ -33,7 +33,7 @@ FAMILIES = {
     "internal errors": Faults(requests=("internal error",)),
     "unavailable": Faults(requests=("unavailable",)),
     "lost answers": Faults(requests=("no answer",)),
-    "hangs of 60 s": Faults(requests=("hang",), share=0.05, hang_s=60.0),
+    "hangs of 60 s": Faults(requests=("hang",), share=0.1, hang_s=60.0),
     "all at once": Faults(
         requests=("conflict", "gone", "busy", "internal error", "unavailable", "no answer"),
         watches=("drop", "repeat", "delay", "cut", "error"),
