@@ -37,8 +37,8 @@ lock: ## write requirements/*.lock from pyproject.toml (ARGS=--upgrade for the n
 demo: install ## fine-tune a tiny model on real images, score it, export it, write report.html (about 7 minutes)
 	@$(BIN)/sam3ft run examples/blood-cells.yaml $(ARGS)
 
-test: install components ## every test but the soak
-	@$(PYTEST) -m "not soak" $(ARGS)
+test: install components ## every test but the soak, on all cores; what measures time comes last, by itself
+	@tools/test.sh "$(BIN)/python" $(ARGS)
 
 test-unit: install ## the quick tests, at most 5 minutes
 	@$(PYTEST) tests/unit -m "not slow and not soak" $(ARGS)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -23,3 +24,29 @@ def pytest_configure() -> None:
     os.environ.setdefault(ENV_CACHE_DIR, "")  # the user's own cache stays out of tests, unless one asks for it
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+TESTS = Path(__file__).parent
+ALONE = ("faults", "perf", "integration/elastic", "integration/launcher")
+"""Folders whose tests measure time, or load every core themselves: they are not run beside others."""
+CLUSTERS = frozenset({"cluster", "kueue_cluster"})
+"""Fixtures that start a control plane."""
+GROUP = "cluster"
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Say which tests share a process when the suite runs in several, and which may not run beside others.
+
+    Tests of a file stay together, for what they share, and all those that need a control plane.
+    """
+    path = item.path.relative_to(TESTS).as_posix()
+    if path.startswith(tuple(f"{folder}/" for folder in ALONE)):
+        item.add_marker(pytest.mark.alone)
+    needs_cluster = not CLUSTERS.isdisjoint(getattr(item, "fixturenames", ()))
+    item.add_marker(pytest.mark.xdist_group(GROUP if needs_cluster else path))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the largest group begin first, whatever order was drawn: it mostly waits, and would come last alone."""
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group").args[0] != GROUP)  # type: ignore[union-attr]
