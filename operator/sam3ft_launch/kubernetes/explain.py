@@ -97,17 +97,20 @@ def _mend(run: ClusterRun) -> str:
 
 def _queued(run: ClusterRun) -> Explanation:
     scheduled = condition_of(run, ConditionType.SCHEDULED)
-    queue = (run.spec.get("queue") or {}).get("localQueue", "")
-    todo = f"see its place and the quota: kubectl -n {run.namespace} describe workloads, localqueue {queue}"
-    return Explanation(run.phase.value, (scheduled.message if scheduled is not None else "") or run.message, todo)
+    why, todo = _why_and_todo((scheduled.message if scheduled is not None else "") or run.message)
+    look = f"kubectl -n {run.namespace} describe workloads tells its place"
+    return Explanation(run.phase.value, why, f"{todo.rstrip('. ')}; {look}" if todo else look)
 
 
 def _troubled(run: ClusterRun, trouble: Condition) -> Explanation:
-    """The operator's message about a trouble ends with what to do, behind a semicolon."""
-    what, semicolon, todo = trouble.message.rpartition("; ")
-    if semicolon and not todo.startswith("kubectl"):
-        return Explanation(run.phase.value, f"{trouble.reason}: {what}", todo)
-    return Explanation(run.phase.value, f"{trouble.reason}: {trouble.message}")
+    why, todo = _why_and_todo(trouble.message)
+    return Explanation(run.phase.value, f"{trouble.reason}: {why}", todo)
+
+
+def _why_and_todo(message: str) -> tuple[str, str]:
+    """The operator's sentence about what is waited for ends with what to do, behind a semicolon."""
+    why, _, todo = message.rpartition("; ")
+    return (why, todo) if why else (message, "")
 
 
 def _at_work(run: ClusterRun) -> Explanation:

@@ -80,12 +80,17 @@ CASES = {
     ),
     "queued": (
         run(
-            {"phase": "Queued", "conditions": [condition("Scheduled", "False", "Queued", "couldn't assign flavors")]},
+            {
+                "phase": "Queued",
+                "conditions": [
+                    condition("Scheduled", "False", "Queued", "It waits in LocalQueue gpu: no quota; free quota.")
+                ],
+            },
             queue={"localQueue": "gpu"},
         ),
         (
-            "blood is Queued: couldn't assign flavors; to do: see its place and the quota: "
-            "kubectl -n lab describe workloads, localqueue gpu"
+            "blood is Queued: It waits in LocalQueue gpu: no quota; to do: free quota; "
+            "kubectl -n lab describe workloads tells its place"
         ),
     ),
     "trouble": (
