@@ -80,9 +80,8 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     with (
         Coordinators(nodes=options.pods, last_byte=last_byte) as coordinators,
         running_site(folder, nodes=options.nodes, say=_say) as site,
+        Driver(site, options.pods, _say) as driver,
     ):
-        driver = Driver(site, options.pods, _say)
-        driver.start()
         addresses = [coordinators.honest] * min(options.answering, options.resources)
         runs = runs_named("load", options.resources, failures=options.failures, addresses=addresses)
         meter = Meter({**site.pids(), "the benchmark": os.getpid()})

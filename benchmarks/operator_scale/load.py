@@ -6,13 +6,14 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from benchmarks.operator_scale.site import NAMESPACE, Site
 
 from sam3ft_api import names
 from sam3ft_api.spec import API_VERSION, KIND
-from sam3ft_launch.kubernetes.api import Api, ApiProblem
+from sam3ft_launch.kubernetes.api import ApiProblem
 from sam3ft_launch.kubernetes.kinds import FINETUNE, JOB, POD, Kind
 
 MANAGER = "bench"
@@ -60,12 +61,14 @@ class Batch:
         created_s: seconds that making them took.
         begun_s: when the first was made, in seconds since the epoch.
         ended_s: when the last was where it should be.
+        trouble: why not all could be made.
     """
 
     runs: dict[str, Run]
     created_s: float = 0.0
     begun_s: float = 0.0
     ended_s: float = 0.0
+    trouble: str = ""
 
     def is_done(self, *, pods: int) -> bool:
         """Tell whether every run has all its workers, and those that must fail have failed."""
@@ -113,7 +116,7 @@ def _spread(count: int, chosen: int, *, shift: int) -> set[int]:
 
 @dataclass(slots=True)
 class Driver:
-    """Plays the users and what happens in pods.
+    """Plays the users and what happens in pods; works within its context.
 
     Attributes:
         site: where.
@@ -129,19 +132,29 @@ class Driver:
     _runs: dict[str, Run] = field(default_factory=dict)
     _jobs: dict[str, Run] = field(default_factory=dict)
     _hand: "queue.Queue[Callable[[], bool]]" = field(default_factory=queue.Queue)
+    _stopping: threading.Event = field(default_factory=threading.Event)
 
-    def start(self) -> None:
+    def __enter__(self) -> Self:
         """Begin to watch, and to do what is asked for."""
         for kind, take in ((JOB, self._take_job), (FINETUNE, self._take_resource)):
-            threading.Thread(target=_watch, args=(self.site.api, kind, take), name=kind.plural, daemon=True).start()
+            threading.Thread(target=self._watch, args=(kind, take), name=kind.plural, daemon=True).start()
         for number in range(HANDS):
             threading.Thread(target=self._work, name=f"hand-{number}", daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Ask every thread to end; what they wait for ends with the control plane."""
+        self._stopping.set()
+        for _ in range(HANDS):
+            self._hand.put(lambda: True)
 
     def do(self, name: str, runs: dict[str, Run], *, rate: float) -> Batch:
         """Make runs at a rate and wait until all are where they should be.
 
         Raises:
-            RuntimeError: nothing has gone on for `STALL_S`.
+            RuntimeError: nothing has gone on for `STALL_S`, or one could not be made.
         """
         batch = Batch(runs, begun_s=time.time())
         self._runs |= runs
@@ -167,8 +180,13 @@ class Driver:
     def _make(self, batch: Batch, rate: float) -> None:
         begun_s = time.monotonic()
         for number, run in enumerate(batch.runs.values()):
-            time.sleep(max(0.0, begun_s + number / rate - time.monotonic()))
-            made = self.site.api.create(FINETUNE, NAMESPACE, body_of(run.name, pods=self.pods), manager=MANAGER)
+            if self._stopping.wait(max(0.0, begun_s + number / rate - time.monotonic())):
+                return
+            try:
+                made = self.site.api.create(FINETUNE, NAMESPACE, body_of(run.name, pods=self.pods), manager=MANAGER)
+            except ApiProblem as problem:
+                batch.trouble = f"{run.name} could not be made: {problem}"
+                return
             run.uid = made["metadata"]["uid"]
         batch.created_s = time.monotonic() - begun_s
 
@@ -182,6 +200,8 @@ class Driver:
             if now_s - said_s >= SAY_EVERY_S:
                 said_s = now_s
                 self.say(f"{name}: {_words(batch, state)}")
+            if batch.trouble:
+                raise RuntimeError(batch.trouble)
             if now_s - moved_s > STALL_S:
                 raise RuntimeError(f"{name}: nothing goes on any more: {_words(batch, state)}")
         self.say(f"{name}: {_words(batch, batch.state(pods=self.pods))}, {time.time() - batch.begun_s:.0f} s")
@@ -207,16 +227,29 @@ class Driver:
             run.phase = (body.get("status") or {}).get("phase") or ""
 
     def _work(self) -> None:
-        while True:
+        while not self._stopping.is_set():
             task = self._hand.get()
-            if not self._is_done(task):
-                threading.Timer(_AGAIN_S, self._hand.put, (task,)).start()
+            if not self._is_done(task) and not self._stopping.is_set():
+                again = threading.Timer(_AGAIN_S, self._hand.put, (task,))
+                again.daemon = True
+                again.start()
 
     def _is_done(self, task: Callable[[], bool]) -> bool:
         try:
             return task()
         except ApiProblem:
             return False  # the next try says whether it matters
+
+    def _watch(self, kind: Kind, take: Callable[[Mapping[str, Any]], None]) -> None:
+        """Hand every object of a kind on as it changes; a broken watch begins anew with everything."""
+        while not self._stopping.is_set():
+            try:
+                for event in self.site.api.stream(kind, NAMESPACE, {"timeoutSeconds": 3600}, silence_s=120.0):
+                    body = event.get("object") or {}
+                    if event.get("type") in {"ADDED", "MODIFIED"} and "name" in (body.get("metadata") or {}):
+                        take(body)
+            except ApiProblem:
+                self._stopping.wait(1.0)
 
     def _fail(self, run: Run) -> bool:
         query = {"labelSelector": f"{names.LABEL_UID}={run.uid},{names.LABEL_ROLE}={names.ROLE_WORKER}"}
@@ -243,15 +276,3 @@ def _words(batch: Batch, state: Iterable[int]) -> str:
     made, checked, full, failed = state
     count, fails = len(batch.runs), sum(run.must_fail for run in batch.runs.values())
     return f"{made:,} of {count:,} made, {checked:,} checked, {full:,} with all workers, {failed} of {fails} failed"
-
-
-def _watch(api: Api, kind: Kind, take: Callable[[Mapping[str, Any]], None]) -> None:
-    """Hand every object of a kind on as it changes, for ever; a broken watch begins anew with everything."""
-    while True:
-        try:
-            for event in api.stream(kind, NAMESPACE, {"timeoutSeconds": 3600}, silence_s=120.0):
-                body = event.get("object") or {}
-                if event.get("type") in {"ADDED", "MODIFIED"} and "name" in (body.get("metadata") or {}):
-                    take(body)
-        except ApiProblem:
-            time.sleep(1.0)

@@ -19,8 +19,8 @@ SCRAPE_S = 5.2
 MOST_RUNS = 400
 ONE_RUN_EVERY_S = 0.55
 """The queue lets one run be looked at twice a second; touching it more often would be no further look."""
-WARM_UP = 0.2
-"""Share of the looks after which the line begins: buffers, arenas and caches have their size by then."""
+WARM_UP = 0.5
+"""Share of the looks after which the line begins: buffers, arenas and caches have their size after some thousand."""
 BOUND_KIB = 64.0
 """Most KiB by which 1,000 looks may make it grow: 100 runs that train for a week would add less than 400 MiB."""
 ONCE_KIB = 2048.0
