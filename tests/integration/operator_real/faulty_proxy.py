@@ -8,6 +8,7 @@ import http.client
 import json
 import random
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,12 +46,14 @@ class Faults:
         watches: of which one is chosen for an event.
         share: of the calls and events of which something goes wrong.
         hang_s: how long a call is left without an answer.
+        outage_s: of every twice as many seconds, for so long every call goes wrong; 0 for never.
     """
 
     requests: tuple[RequestFault, ...] = ()
     watches: tuple[WatchFault, ...] = ()
     share: float = 0.25
     hang_s: float = 2.0
+    outage_s: float = 0.0
 
 
 class FaultyProxy(ForwardingProxy):
@@ -76,6 +79,7 @@ class FaultyProxy(ForwardingProxy):
         self._asked: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._over = threading.Event()
+        self._begun_s = time.monotonic()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -115,11 +119,16 @@ class FaultyProxy(ForwardingProxy):
             return random.Random(f"{self._seed} {place} {self._asked[address]}")
 
     def _request_fault(self, dice: random.Random, *, is_write: bool, can_expire: bool) -> RequestFault | None:
-        if not self._faults.requests or dice.random() >= self._faults.share:
+        if not self._faults.requests or (dice.random() >= self._faults.share and not self._is_out()):
             return None
         fault = dice.choice(self._faults.requests)
         is_possible = {"conflict": is_write, "gone": can_expire}.get(fault, True)
         return fault if is_possible else None
+
+    def _is_out(self) -> bool:
+        """Tell whether nothing is well at present."""
+        outage_s = self._faults.outage_s
+        return outage_s > 0 and (time.monotonic() - self._begun_s) % (2 * outage_s) >= outage_s
 
     def _go_wrong(self, handler: BaseHTTPRequestHandler, body: bytes, fault: RequestFault, *, has_acted: bool) -> None:
         self._note(fault)

@@ -33,6 +33,7 @@ FAMILIES = {
     "internal errors": Faults(requests=("internal error",)),
     "unavailable": Faults(requests=("unavailable",)),
     "lost answers": Faults(requests=("no answer",)),
+    "outages of 20 s": Faults(requests=("unavailable", "no answer"), share=0.0, outage_s=20.0),
     "hangs of 60 s": Faults(requests=("hang",), share=0.1, hang_s=60.0),
     "all at once": Faults(
         requests=("conflict", "gone", "busy", "internal error", "unavailable", "no answer"),
@@ -45,6 +46,7 @@ MIXED = {
     "faults of requests": Faults(
         requests=("conflict", "gone", "busy", "internal error", "unavailable", "no answer"), share=0.2
     ),
+    "outages of 6 s": Faults(requests=("unavailable", "no answer"), share=0.0, outage_s=6.0),
     "hangs of 2 s": Faults(requests=("hang",), share=0.1),
 }
 """What `make test` tries: families together, in few lives."""
