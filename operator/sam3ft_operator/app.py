@@ -5,12 +5,13 @@ import signal
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 from sam3ft_launch.kubernetes.api import Api
 from sam3ft_launch.kubernetes.kinds import WATCHED
 from sam3ft_operator.effects import Effects, Renderer
 from sam3ft_operator.finetunes import FineTuneLists, FineTuneWatch
-from sam3ft_operator.lease import Elector
+from sam3ft_operator.lease import LEASE_ANSWER_S, Elector
 from sam3ft_operator.metrics import Metrics
 from sam3ft_operator.notes import Notes
 from sam3ft_operator.options import Options
@@ -76,8 +77,9 @@ class Operator:
             written=self.metrics.status_written,
         )
         self._workers = Workers(self._queue, reconciler.reconcile, count=options.workers, observed=self.metrics.looked)
-        # The Lease is kept by requests that never wait behind those of the runs.
-        self._elector = Elector(Api(options.api), options.lease, gained=self._gained, lost=self._lost)
+        # The Lease is kept by requests that never wait behind those of the runs, nor so long that no other can follow.
+        api = Api(replace(options.api, answer_s=LEASE_ANSWER_S))
+        self._elector = Elector(api, options.lease, gained=self._gained, lost=self._lost)
         self.probes = Probes(
             options.metrics_host,
             options.metrics_port,

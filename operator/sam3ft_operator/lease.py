@@ -27,6 +27,8 @@ RENEW_S = 2.0
 """Between two renewals."""
 GIVE_UP_S = 10.0
 """A holder that could not renew for so long acts no more: less than the duration, to end before another begins."""
+LEASE_ANSWER_S = 3.0
+"""Longest wait for one answer: another try has to fit in before the holder gives up."""
 LOOK_S = 2.0
 """Between two looks of a replica that waits."""
 

@@ -67,6 +67,7 @@ class ApiSettings:
         qps: requests in a second, watches and the Lease apart.
         burst: requests at once.
         connections: connections that are kept.
+        answer_s: how long an answer is waited for, watches apart.
     """
 
     kubeconfig: str | None = None
@@ -75,6 +76,7 @@ class ApiSettings:
     qps: float = 200.0
     burst: float = 400.0
     connections: int = 32
+    answer_s: float = ANSWER_S
 
 
 Counter = Callable[[str, str, int], None]
@@ -99,7 +101,7 @@ class Api:
         self.configuration: Any = _configuration(settings)
         self._client = kubernetes_client.ApiClient(self.configuration)
         self._pool: urllib3.PoolManager = self._client.rest_client.pool_manager
-        self._agent = settings.agent
+        self._agent, self._answer_s = settings.agent, settings.answer_s
         self._bucket = TokenBucket(settings.qps, settings.burst)
         self._count = count or (lambda _verb, _kind, _code: None)
         self._sleep = sleep
@@ -257,7 +259,7 @@ class Api:
     ) -> Body:
         if (wait_s := self._bucket.reserve()) > 0:
             self._sleep(wait_s)
-        timeout = urllib3.Timeout(connect=CONNECT_S, read=ANSWER_S)
+        timeout = urllib3.Timeout(connect=CONNECT_S, read=self._answer_s)
         try:
             answer = self._open(method, path, query, body, content_type, accept, timeout)
             try:

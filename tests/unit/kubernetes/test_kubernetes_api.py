@@ -154,8 +154,8 @@ def test_an_answer_that_is_nested_too_deeply_is_read_all_the_same(server: Server
     assert {"name": "a"} == server.api.get(POD, "lab", "a")["metadata"]
 
 
-def test_a_write_that_is_not_answered_ends(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "ANSWER_S", 0.2)
+def test_a_write_that_is_not_answered_ends(server: Server) -> None:
+    server.api._answer_s = 0.2
     server.serve = lambda _: time.sleep(1.0)
     begun_s = time.monotonic()
     with pytest.raises(ApiProblem, match="no answer"):
