@@ -24,6 +24,8 @@ RequestFault = Literal["conflict", "gone", "busy", "internal error", "unavailabl
 WatchFault = Literal["drop", "repeat", "delay", "cut", "error"]
 
 LONGEST_DELAY_S = 3.0
+WELL_S = 6.0
+"""Between two outages."""
 _REMEMBERED = 8
 """Events of a watch that may come again later."""
 _STATUS = {
@@ -46,7 +48,7 @@ class Faults:
         watches: of which one is chosen for an event.
         share: of the calls and events of which something goes wrong.
         hang_s: how long a call is left without an answer.
-        outage_s: of every twice as many seconds, for so long every call goes wrong; 0 for never.
+        outage_s: for so long every call goes wrong, after every `WELL_S` in which few do; 0 for never.
     """
 
     requests: tuple[RequestFault, ...] = ()
@@ -127,8 +129,7 @@ class FaultyProxy(ForwardingProxy):
 
     def _is_out(self) -> bool:
         """Tell whether nothing is well at present."""
-        outage_s = self._faults.outage_s
-        return outage_s > 0 and (time.monotonic() - self._begun_s) % (2 * outage_s) >= outage_s
+        return (time.monotonic() - self._begun_s) % (WELL_S + self._faults.outage_s) >= WELL_S
 
     def _go_wrong(self, handler: BaseHTTPRequestHandler, body: bytes, fault: RequestFault, *, has_acted: bool) -> None:
         self._note(fault)

@@ -63,6 +63,7 @@ class Lived:
         took_s: seconds from the first start of an operator to the end.
         exits: exit codes of operators that ended by themselves.
         lost: how often an operator has said that the Lease is lost.
+        faults: how many were done.
     """
 
     end: dict[str, Any]
@@ -71,6 +72,7 @@ class Lived:
     took_s: float
     exits: list[int]
     lost: int
+    faults: int
 
     @property
     def writes(self) -> int:
@@ -93,7 +95,7 @@ def lived(new_site: Callable[[], Site], faults: Faults, *, seed: int) -> Lived:
         lost = sum("the Lease is lost" in process.log.read_text() for process in site.processes)
         assert [] == operators.unhealthy
         print(f"seed {seed}: {dict(proxy.done)}")
-        return Lived(end, life.created(), proxy.calls, took_s, operators.exits, lost)
+        return Lived(end, life.created(), proxy.calls, took_s, operators.exits, lost, proxy.done.total())
 
 
 _UNDISTURBED: list[Lived] = []
@@ -116,6 +118,7 @@ def compare(new_site: Callable[[], Site], name: str, faults: Faults, *, seed: in
             f"{len(one.exits)} restarts"
         )
 
+    assert found.faults > 5
     assert expected.end == found.end
     assert expected.created == found.created
     assert [1] * found.lost == found.exits, "an operator ended for another reason than the Lease"
