@@ -205,7 +205,7 @@ def test_a_failed_run_is_explained_and_tried_again(user: Terminal, operator: Ope
     assert words in why
     assert "sam3ft retry blood" in why
     assert "CheckpointIncompatible" in events
-    assert "blood is tried again, for the 1. time" in retried
+    assert "blood is tried again (retry 1)" in retried
 
 
 def _age_s(made: dict[str, Any]) -> float:

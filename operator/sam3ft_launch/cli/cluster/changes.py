@@ -70,7 +70,7 @@ def retry(place: ClusterPlace, run: str | None, *, output: OutputFormat) -> None
     # Two users who ask at once ask for the same number.
     number = max(int(found.spec.get("retry") or 0), found.status.retried) + 1
     runs.change(found, retry=number)
-    _say(found, output, "retry", f"{found.name} is tried again, for the {number}. time; {_newest(found)}", retry=number)
+    _say(found, output, "retry", f"{found.name} is tried again (retry {number}); {_newest(found)}", retry=number)
 
 
 def cancel(place: ClusterPlace, run: str | None, *, grace_s: float, wait: bool, output: OutputFormat) -> None:
@@ -88,9 +88,11 @@ def cancel(place: ClusterPlace, run: str | None, *, grace_s: float, wait: bool, 
     if wait and grace_s > 0 and not found.phase.is_final and found.status.attempts:
         newest = _wait_until_suspended(runs, runs.change(found, suspend=True), output, within_s=grace_s)
     runs.delete(found)
-    again = "a new run with the same checkpoint.uri and checkpoint.adopt: true goes on from it"
-    saved = _newest(newest or found)
-    _say(found, output, "cancel", f"{found.name} is deleted; {saved}" + ("" if "no " in saved[:3] else f"; {again}"))
+    saved = newest if newest is not None else found
+    text = f"{found.name} is deleted; {_newest(saved)}"
+    if saved.status.checkpoint is not None:
+        text += "; a new run with the same checkpoint.uri and checkpoint.adopt: true goes on from it"
+    _say(found, output, "cancel", text)
 
 
 def _wait_until_suspended(
