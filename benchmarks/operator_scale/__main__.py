@@ -113,6 +113,7 @@ def _load_figures(site: Site, driver: Driver, load: Batch, usage: Usage, options
         "created_to_check_s": spread(timeline.to_check(load.runs)),
         "checked_to_workers_s": spread(timeline.to_workers(load.runs)),
         "failed_to_status_s": spread(timeline.to_failed(driver.ended_pods)),
+        "api_answer_s": spread(calls.answers_s),
         "duplicates": timeline.duplicates(),
         "errors": {str(code): number for code, number in sorted(calls.errors.items())},
         "refused": calls.refused,

@@ -162,6 +162,7 @@ class Calls:
         errors: the operator's, by code from 400 on.
         everybody: number of all requests.
         refused: requests of anybody that the server's own limits have refused.
+        answers_s: how long the server took for each of the operator's writes.
     """
 
     begun_s: float
@@ -170,6 +171,7 @@ class Calls:
     errors: Counter[int] = field(default_factory=lambda: Counter(dict.fromkeys(COUNTED_ERRORS, 0)))
     everybody: int = 0
     refused: int = 0
+    answers_s: list[float] = field(default_factory=list)
 
     def take(self, answer: Answer) -> None:
         """Count one answer, if it was asked for within the span."""
@@ -179,6 +181,8 @@ class Calls:
         self.refused += answer.code == 429
         if answer.user == OPERATOR_USER:
             self.operator[f"{answer.verb} {answer.resource}"] += 1
+            if answer.verb in {"create", "patch"}:
+                self.answers_s.append(answer.answered_s - answer.received_s)
             if answer.code >= 400:
                 self.errors[answer.code] += 1
 

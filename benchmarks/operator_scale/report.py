@@ -89,6 +89,7 @@ def _latencies(figures: Mapping[str, Any]) -> Iterator[str]:
     yield "|---|---|---|---|---|"
     for name, words in _TIMES:
         yield _row(words, figures["load"][name])
+    yield _row("of each, the API server's answer to one write of the operator", figures["load"]["api_answer_s"])
     for which, note in (("alone", "without hostile ones"), ("beside", "beside hostile ones")):
         for name, words in _TIMES[:2] if figures.get("hostile") else ():
             yield _row(f"{words}, {note}", figures["hostile"][which][name])

@@ -52,6 +52,7 @@ def test_every_figure_of_a_small_load_is_there(bench: Bench, report: Any, tmp_pa
 
     assert [20, 20, 4] == [load[name]["n"] for name in TIMES]
     assert all(0 < load[name]["p50"] <= load[name]["p99"] <= load[name]["max"] for name in TIMES)
+    assert load["api_answer_s"]["n"] > 20 * 10
     assert [] == load["duplicates"]
     assert 0 == load["errors"]["403"]
     assert {"409", "429"} <= set(load["errors"])
