@@ -168,12 +168,13 @@ class Elector(threading.Thread):
         return RENEW_S
 
     def _renew(self) -> float:
-        begun_s = self._clock()
         lease = self._read()
         if lease is None or _holder(lease) != self._settings.identity:
             _log.error("lease %s is held by %r now", self._settings.name, _holder(lease or {}))
             self._renewed_s = None
             return 0.0
+        # From before the write and not from before the read, which may have waited: others count from the write.
+        begun_s = self._clock()
         self._write(lease, holder=self._settings.identity, duration_s=int(DURATION_S))
         self._renewed_s = begun_s
         return RENEW_S

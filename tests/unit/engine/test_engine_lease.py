@@ -165,19 +165,19 @@ def test_a_holder_whose_lease_was_taken_knows_it() -> None:
     assert not one.is_leading
 
 
-def test_a_renewal_counts_from_before_its_request() -> None:
+def test_a_renewal_counts_from_before_its_write() -> None:
     api, clock = FakeApi(), Clock()
     one = elector(api, clock)
     one.step()
 
     def slow(verb: str, *_: str) -> None:
-        clock.now_s += 4.0 if verb == "update" else 0.0
+        clock.now_s += 4.0 if verb == "update" else 7.0
 
     api.refuse = slow
     began_s = clock.now_s
     one.step()
 
-    assert began_s == one._renewed_s
+    assert began_s + 7.0 == one._renewed_s
 
 
 def test_the_end_gives_it_back_for_others_to_take_at_once() -> None:
