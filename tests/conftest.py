@@ -1,12 +1,15 @@
 """What all tests stand on."""
 
+import datetime as dt
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from sam3ft_api.worker import ENV_CACHE_DIR
+from sam3ft_faults.record import Figures, figures_file, this_machine
 
 pytest_plugins = ["component_fixtures", "cluster_fixtures"]
 
@@ -50,3 +53,11 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let the largest group begin first, whatever order was drawn: it mostly waits, and would come last alone."""
     items.sort(key=lambda item: item.get_closest_marker("xdist_group").args[0] != GROUP)  # type: ignore[union-attr]
+
+
+@pytest.fixture(scope="session")
+def figures() -> Iterator[Figures]:
+    """Collects what soak tests have done; written to the benchmarks when the session ends, if there is anything."""
+    collected = Figures(figures_file(TESTS.parent / "docs/benchmarks.md", os.environ))
+    yield collected
+    collected.write(now=dt.datetime.now(tz=dt.UTC), machine=this_machine())

@@ -1,22 +1,10 @@
 """What several fault tests compare with: one run that nothing disturbs, made once for all of them."""
 
-import datetime as dt
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from fault_bench import Bench, Undisturbed, make_data
-
-from sam3ft_faults.record import Figures, figures_file, this_machine
-
-
-@pytest.fixture(scope="session")
-def figures() -> Iterator[Figures]:
-    """Collects what soak tests have done; written to the benchmarks when the session ends, if there is anything."""
-    collected = Figures(figures_file(Path(__file__).parents[2] / "docs/benchmarks.md", os.environ))
-    yield collected
-    collected.write(now=dt.datetime.now(tz=dt.UTC), machine=this_machine())
 
 
 @pytest.fixture(scope="session")

@@ -77,6 +77,8 @@ class Life:
 
     def end_state(self) -> dict[str, Any]:
         """Return everything that must not depend on faults, once the operator has nothing left to do."""
+        if self.site.get(kinds.FINETUNE, RUN) is None:
+            return self._nothing_left()
         wait_for(
             "the coordinator is gone",
             lambda: not self.site.children(kinds.POD, self.uid, role="coordinator"),
@@ -92,6 +94,16 @@ class Life:
         attempts = [(it["n"], it["reason"], it.get("exitCode")) for it in status["attempts"]]
         return {"phase": status["phase"], "conditions": conditions, "attempts": attempts, "children": found,
                 "restarts": status["restarts"]}  # fmt: skip
+
+    def _nothing_left(self) -> dict[str, Any]:
+        """Return the end state of a run that was deleted; the garbage collector takes what is left of it."""
+
+        def left() -> list[str]:
+            return [kind.name for kind in kinds.CHILDREN.values() if self.site.children(kind, self.uid)]
+
+        wait_for("no child is left", lambda: not left(), within_s=60 * self.site.patience)
+        time.sleep(2.0)  # what would be made again is there by then
+        return {"phase": "deleted", "children": left()}
 
     def doubles(self) -> dict[str, int]:
         """Return the Jobs of attempts that were created more than once, by the audit log."""
@@ -131,6 +143,26 @@ def scaling_and_retry(life: Life) -> None:
     _scale_fail_and_retry(life, attempt=1)
 
 
+def restart(life: Life) -> None:
+    """Let a worker die, and its follower go on."""
+    workers = life.begin()
+    body = {"metadata": {"annotations": {"play.sam3ft.dev/exit-code": "137", "play.sam3ft.dev/reason": "OOMKilled"}}}
+    life.site.api.patch(kinds.POD, life.site.namespace, workers[0]["metadata"]["name"], body, manager="test")
+    dead = workers[0]["metadata"]["uid"]
+
+    def followed() -> bool:
+        return all(pod["metadata"]["uid"] != dead for pod in life.workers())
+
+    wait_for("another worker runs", followed, within_s=60 * life.site.patience)
+    life.succeed(life.workers())
+
+
+def deletion(life: Life) -> None:
+    """Delete a run while it trains."""
+    life.begin()
+    life.site.api.delete(kinds.FINETUNE, life.site.namespace, RUN)
+
+
 def everything(life: Life) -> None:
     """Suspend a run, let it go on, make it smaller, let it fail, and try it again."""
     life.begin()
@@ -152,6 +184,7 @@ def _scale_fail_and_retry(life: Life, *, attempt: int) -> None:
 
 SCENARIOS: dict[str, Callable[[Life], None]] = {
     "success": success, "suspension": suspension, "scaling and retry": scaling_and_retry,
+    "restart": restart, "deletion": deletion,
 }  # fmt: skip
 
 
