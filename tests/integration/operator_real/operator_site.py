@@ -44,6 +44,7 @@ class Site:
 
     Attributes:
         patience: how many times as long as usual everything is waited for.
+        scope: arguments that say where operators look for resources; its own namespace.
         processes: every operator that was started.
     """
 
@@ -51,6 +52,7 @@ class Site:
         """Make the account and its rules."""
         self.plane, self.namespace, self.folder = plane, namespace, folder
         self.patience = 1.0
+        self.scope: tuple[str, ...] = ("--namespace", namespace)
         self.api = Api(ApiSettings(kubeconfig=str(plane.admin_kubeconfig)))
         for document in manifests(namespace=namespace, run_namespaces=[namespace]):
             self.make(document)
@@ -166,7 +168,7 @@ class OperatorProcess:
         self.port = free_port()
         self.log = site.folder / f"operator-{number}-{uuid.uuid4().hex[:6]}.log"
         command = [
-            *(sys.executable, *program, "--namespace", site.namespace),
+            *(sys.executable, *program, *site.scope),
             *("--kubeconfig", str(site.kubeconfig), "--lease-namespace", site.namespace),
             *("--operator-image", "registry.example/operator:1", "--trainer-image", "registry.example/trainer:1"),
             *("--metrics-listen", f"127.0.0.1:{self.port}", "--verbose", *arguments),
