@@ -264,7 +264,7 @@ class ControlPlane:
         for entry in self.audit():
             about = entry.get("objectRef", {})
             call = Call(
-                user=entry["user"]["username"],
+                user=entry["user"].get("username", ""),  # empty where the server stood still before it knew
                 verb=entry["verb"],
                 resource=about.get("resource", ""),
                 subresource=about.get("subresource", ""),
