@@ -48,12 +48,6 @@ RUN_RULES = (
         "finetunes: kopf's watch and the slow list; reconcile after a conflict",
     ),
     Rule(GROUP, (f"{PLURAL}/status",), ("patch",), "reconcile: the one status write"),
-    Rule(
-        GROUP,
-        (f"{PLURAL}/finalizers",),
-        ("update",),
-        "effects: children name the resource as their controller, for which OwnerReferencesPermissionEnforcement asks",
-    ),
     Rule("batch", ("jobs",), ("get", "list", "watch", "create", "patch", "delete"), "watch, effects"),
     Rule("", ("pods",), ("get", "list", "watch", "create", "delete"), "watch, effects: the coordinator's pod"),
     Rule("", ("pods/status",), ("patch",), "effects: ends a pod on a dead node"),

@@ -10,9 +10,11 @@ from control_plane import ControlPlane, kubectl
 from definitions import apply_crds
 from kubernetes import client, config
 from kueue import start_kueue
+from rights import refused
 from tools_here import need_tool
 
 from components import ComponentMissing
+from sam3ft_operator.rbac import ROLE
 
 NODES = 4
 
@@ -25,6 +27,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
         plane.start()
         plane.start_kwok(nodes=NODES)
         yield plane
+        assert_nothing_refused(plane)
     except ComponentMissing as error:
         need_tool(str(error))
     finally:
@@ -47,6 +50,12 @@ def namespace(cluster: ControlPlane) -> Iterator[str]:
     kubectl(cluster, "delete", "namespace", name, "--wait=false", "--ignore-not-found")
 
 
+def assert_nothing_refused(plane: ControlPlane) -> None:
+    """Check that no operator has asked for anything in the whole session that its rules do not allow."""
+    missing = refused(plane, user=f":{ROLE}") if plane.audit_log.exists() else set()
+    assert set() == missing, f"the operator's rules lack {sorted(missing)}; see sam3ft_operator/rbac.py"
+
+
 def admin_client(plane: ControlPlane) -> client.ApiClient:
     """Return a client that may do everything."""
     return client_of(plane.admin_kubeconfig)
@@ -58,9 +67,9 @@ def client_of(kubeconfig: Path) -> client.ApiClient:
     return api_client
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def kueue_cluster(cluster: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    """A control plane with Kueue for the tests of one file: where its webhooks are, every Job and pod passes them.
+    """Another control plane, with Kueue: where its webhooks are, every Job and pod passes them.
 
     `cluster` tells first whether the machine can have one.
     """
@@ -70,6 +79,7 @@ def kueue_cluster(cluster: ControlPlane, tmp_path_factory: pytest.TempPathFactor
         plane.start_kwok(nodes=NODES)
         start_kueue(plane)
         yield plane
+        assert_nothing_refused(plane)
     except ComponentMissing as error:
         need_tool(str(error))
     finally:

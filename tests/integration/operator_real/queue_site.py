@@ -1,6 +1,9 @@
 """A namespace with an operator and a queue of the real Kueue."""
 
 import json
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,17 @@ class QueueSite(Site):
         make_queue(plane, namespace, accelerators=2, name=queue, preempts=True)
         urgent = {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": URGENT}}
         kubectl(plane, "apply", "--server-side", "-f", "-", stdin=json.dumps({**urgent, "value": 1000}))
+
+    @classmethod
+    @contextmanager
+    def fresh(cls, plane: ControlPlane, folder: Path) -> "Iterator[QueueSite]":
+        """Make a namespace with a queue for a while."""
+        name = f"queue-{uuid.uuid4().hex[:10]}"
+        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+        plane.post("/api/v1/namespaces", {"metadata": {"name": name, "labels": labels}})
+        with cls(plane, name, folder) as found:
+            yield found
+        kubectl(plane, "delete", "namespace", name, "--wait=false")
 
     def queue(self, name: str, *, nodes: int, queued: bool = True, **spec: Any) -> str:
         """Apply a resource of nodes with one accelerator each, let its check pass, and return its uid."""

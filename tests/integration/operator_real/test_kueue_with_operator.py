@@ -1,7 +1,6 @@
 """Runs in a queue of the real Kueue, with the operator as it is shipped: waiting, preempted, scaled, suspended."""
 
 import json
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,14 +21,9 @@ pytestmark = pytest.mark.timeout(240)
 @pytest.fixture
 def site(kueue_cluster: ControlPlane, tmp_path: Path) -> Iterator[QueueSite]:
     """A namespace with a queue and a running operator."""
-    name = f"queue-{uuid.uuid4().hex[:10]}"
-    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-    kueue_cluster.post("/api/v1/namespaces", {"metadata": {"name": name, "labels": labels}})
-    with QueueSite(kueue_cluster, name, tmp_path) as found:
+    with QueueSite.fresh(kueue_cluster, tmp_path) as found:
         found.operator().wait_until_ready()
         yield found
-        assert [] == [call for call in found.calls() if call.code in (401, 403)]
-    kubectl(kueue_cluster, "delete", "namespace", name, "--wait=false")
 
 
 @pytest.fixture
