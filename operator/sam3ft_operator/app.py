@@ -73,6 +73,7 @@ class Operator:
             effects=Effects(self._api, self._children, renderer),
             notes=self._notes,
             decide=decide,
+            refusal=renderer.refusal,
             now_s=now_s,
             written=self.metrics.status_written,
         )

@@ -43,6 +43,10 @@ class Refused(Exception):
 class Renderer(Protocol):
     """Turns a resource into the objects of one part; pure."""
 
+    def refusal(self, resource: Resource) -> str:
+        """Return why a valid resource cannot be run on this cluster, for people; empty when it can."""
+        ...
+
     def objects(self, resource: Resource, wanted: Ensure) -> Sequence[Mapping[str, Any]]:
         """Return the objects of a part in the order in which they are made.
 

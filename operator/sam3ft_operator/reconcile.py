@@ -94,6 +94,7 @@ class Reconciler:
         effects: Effects,
         notes: Notes,
         decide: Decide,
+        refusal: Callable[[Resource], str],
         now_s: Callable[[], float],
         written: Written,
     ) -> None:
@@ -105,11 +106,13 @@ class Reconciler:
             effects: does the actions.
             notes: tells the events.
             decide: the pure core.
+            refusal: why a valid resource cannot be run on this cluster; empty when it can.
             now_s: seconds since the epoch by the API server's clock.
             written: told of every status that was written.
         """
         self._api, self._sight, self._written = api, sight, written
         self._effects, self._notes, self._decide, self._now_s = effects, notes, decide, now_s
+        self._refusal = refusal
         self._wrote_s: dict[str, float] = {}
         self._figures = TokenBucket(FIGURES_PER_S, FIGURES_PER_S)
         self._turns_s: dict[str, float] = {}
@@ -126,7 +129,7 @@ class Reconciler:
             self._wrote_s.pop(uid, None)
             self._turns_s.pop(uid, None)
             return Outcome(None)
-        resource = resource_view(raw)
+        resource = self._judged(resource_view(raw))
         children = self._look(resource)
         decision = self._decide(resource, children, now_s=self._now_s())
         if (wait_s := self._can_wait_s(resource, decision)) > 0:
@@ -134,6 +137,16 @@ class Reconciler:
         if not self._write_status(raw, resource, decision):
             return Outcome(0.0)
         return self._act(resource, decision)
+
+    def _judged(self, resource: Resource) -> Resource:
+        """Hold a run that has not begun against what this cluster can run: it is refused before anything is made.
+
+        One that has begun is not ended by other settings of the cluster.
+        """
+        if resource.spec is None or resource.spec.backend != "kubernetes" or resource.status.attempts:
+            return resource
+        why = self._refusal(resource)
+        return replace(resource, spec=None, refusal=why) if why else resource
 
     def _can_wait_s(self, resource: Resource, decision: Decision) -> float:
         """Return for how long nothing need be written: figures or counts alone differ, and were written just now."""

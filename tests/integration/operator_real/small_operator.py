@@ -63,6 +63,10 @@ def _step(
 class SmallRenderer:
     """Objects with as little in them as the API server accepts."""
 
+    def refusal(self, _: Resource) -> str:
+        """Refuse nothing."""
+        return ""
+
     def objects(self, resource: Resource, wanted: Ensure) -> Sequence[Mapping[str, Any]]:
         """Return the objects of a part."""
         match wanted.part:

@@ -222,13 +222,21 @@ def test_an_api_server_that_stands_still_for_a_while_is_waited_for(site: Site, o
     assert 200 == operator.get("/healthz")[0]
 
 
-def test_a_spec_that_no_cluster_can_run_is_refused_with_the_reason(site: Site, operator: OperatorProcess) -> None:
-    site.apply("blood", training={"config": {"optim": {"no_such_setting": 1}}})
-    found = wait_for(
-        "a condition that says why", lambda: (it := site.resource("blood")) and it.get("status", {}).get("phase") and it
-    )
+def test_a_spec_that_this_cluster_cannot_run_is_refused_with_the_reason_until_it_is_mended(
+    site: Site, operator: OperatorProcess
+) -> None:
+    uid = site.apply("blood", training={"maxSteps": 10, "config": {"optim": {"no_such_setting": 1}}})["metadata"]["uid"]
+    found = site.wait_for_phase("blood", "Failed")
     query = {"fieldSelector": "involvedObject.name=blood,type=Warning"}
     [event] = wait_for("a warning", lambda: site.api.list(kinds.EVENT, site.namespace, query)["items"])
+    made = [child for kind in kinds.CHILDREN.values() for child in site.children(kind, uid)]
+    site.change("blood", training={"config": None})
+    site.wait_for_pods(uid, role="preflight", count=1)
 
+    assert "no_such_setting" in found["status"]["summary"]["message"]
+    assert {"Accepted": "False", "Failed": "True", "Stalled": "True"} == {
+        name: conditions(found)[name] for name in ("Accepted", "Failed", "Stalled")
+    }
     assert "no_such_setting" in event["message"]
-    assert found
+    assert [] == made
+    assert "Checking" == site.resource("blood")["status"]["phase"]

@@ -24,6 +24,10 @@ class Renderer:
         """Keep the objects."""
         self._objects = objects
 
+    def refusal(self, _: Resource) -> str:
+        """Refuse nothing."""
+        return ""
+
     def objects(self, *_: object) -> Sequence[Mapping[str, Any]]:
         """Return the objects of every part."""
         return self._objects

@@ -37,6 +37,8 @@ class Bench:
         self.seen: list[Children] = []
         self.targets: list[Target | None] = []
         self.now_s = 1000.0
+        self.refusal = ""
+        self.refusals: list[str] = []
         self._decisions = list(decisions)
         self.resources = ResourceStore(changed=lambda _: None)
         self.children = ChildStore([kind.name for kind in WATCHED], changed=lambda _: None)
@@ -53,12 +55,14 @@ class Bench:
             effects=stand_in,
             notes=stand_in,
             decide=self._decide,
+            refusal=lambda _: self.refusal,
             now_s=lambda: self.now_s,
             written=lambda *_, **__: self.order.append("written"),
         )
 
-    def _decide(self, _resource: Resource, children: Children, **_: float) -> Decision:
+    def _decide(self, resource: Resource, children: Children, **_: float) -> Decision:
         self.seen.append(children)
+        self.refusals.append(resource.refusal if resource.spec is None else "")
         return self._decisions.pop(0)
 
     def apply(self, _resource: Resource, action: object) -> None:
@@ -299,3 +303,16 @@ def test_a_look_that_fails_in_any_way_ends_no_worker() -> None:
 
     assert workers.join(within_s=10.0)
     assert [True, True, False] == [failed for _, failed in looks]
+
+
+@pytest.mark.parametrize(("has_begun", "refusal"), [(False, "no such profile"), (True, "")])
+def test_what_this_cluster_cannot_run_is_refused_unless_it_has_begun(has_begun: bool, refusal: str) -> None:  # noqa: FBT001
+    bench = Bench(Decision(RUNNING))
+    bench.refusal = "no such profile"
+    if has_begun:
+        raw = bench.api.objects["SAM3FineTune", "blood"] | {"status": {"attempts": [{"n": 1}]}}
+        bench.resources.put(raw | {"metadata": raw["metadata"] | {"resourceVersion": "6"}})
+
+    bench.reconciler.reconcile(UID)
+
+    assert [refusal] == bench.refusals
