@@ -5,8 +5,10 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from sam3ft_api.worker import ENV_CACHE_DIR
 from sam3ft_faults.record import Figures, figures_file, this_machine
@@ -32,27 +34,37 @@ def pytest_configure() -> None:
 TESTS = Path(__file__).parent
 ALONE = ("faults", "perf", "integration/elastic", "integration/launcher")
 """Folders whose tests measure time, or load every core themselves: they are not run beside others."""
-CLUSTERS = frozenset({"cluster", "kueue_cluster"})
-"""Fixtures that start a control plane."""
-GROUP = "cluster"
+WITH_CLUSTER = ("integration/cluster", "integration/operator_real", "property/test_crd_differential.py")
+"""Tests that need a control plane: those of one process share it."""
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Say which tests share a process when the suite runs in several, and which may not run beside others.
-
-    Tests of a file stay together, for what they share, and all those that need a control plane.
-    """
-    path = item.path.relative_to(TESTS).as_posix()
-    if path.startswith(tuple(f"{folder}/" for folder in ALONE)):
+    """Mark tests that may not run beside others."""
+    if _is_in(item.path.relative_to(TESTS).as_posix(), ALONE):
         item.add_marker(pytest.mark.alone)
-    needs_cluster = not CLUSTERS.isdisjoint(getattr(item, "fixturenames", ()))
-    item.add_marker(pytest.mark.xdist_group(GROUP if needs_cluster else path))
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let the largest group begin first, whatever order was drawn: it mostly waits, and would come last alone."""
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group").args[0] != GROUP)  # type: ignore[union-attr]
+    """Let the tests with a control plane begin first, whatever order was drawn: they are many, and mostly wait."""
+    items.sort(key=lambda item: not _is_in(item.path.relative_to(TESTS).as_posix(), WITH_CLUSTER))
+
+
+class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # published without types
+    """Gives each file to one process, for what its tests share, and all that need a control plane to one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.split("::", 1)[0].removeprefix("tests/")
+        return "cluster" if _is_in(path, WITH_CLUSTER) else path
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    """Say which process runs which tests, when the suite runs in several."""
+    return ByFile(config, log)
+
+
+def _is_in(path: str, places: tuple[str, ...]) -> bool:
+    return any(path == place or path.startswith(f"{place}/") for place in places)
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from control_plane import kubectl
 from coordinator_site import FakeCoordinator, progress, says
 from operator_site import OperatorProcess, Site
 from s3_server import S3Server
@@ -232,8 +233,7 @@ def test_logs_come_from_the_pods_and_outlive_them(user: Terminal, operator: Oper
     word = {"code": 11, "reason": "InvalidDataset", "message": "train has no images", "rank": 0, "node": "node-0"}
     site.end_pod(workers[0], code=11, message=json.dumps(word))
     site.wait_for_phase("blood", "Failed")
-    for pod in site.children(kinds.POD, uid):
-        site.api.delete(kinds.POD, site.namespace, pod["metadata"]["name"], is_forced=True)
+    kubectl(site.plane, "-n", site.namespace, "delete", "pods", "--all", "--force", "--ignore-not-found")
     wait_for("no pod is left", lambda: not site.children(kinds.POD, uid))
     kept = user("logs", "blood")
 
