@@ -140,7 +140,7 @@ def test_a_detached_run_is_looked_after_by_the_other_verbs(cli: Cli):
     assert "sam3ft status" in stdout
 
     status = cli("status", "cells", "-o", "json")
-    logs = cli("logs", "-n", "5")
+    logs = cli("logs", "--lines", "5")
     cancelled = cli("cancel", "cells.yaml")
 
     (seen,) = json_lines(status.stdout)

@@ -125,7 +125,8 @@ def test_a_spent_quota_is_told_in_its_own_words_and_the_run_starts_when_there_is
 def test_an_image_that_cannot_be_pulled_is_told_within_a_minute(site: Site, operator: OperatorProcess) -> None:
     site.apply("blood", workers=TWO_NODES | {"image": "registry.example/missing:1"})
     said = trouble(site, "ErrImagePull")
-    events = site.api.list(kinds.EVENT, site.namespace, {"fieldSelector": "reason=ErrImagePull"})["items"]
+    query = {"fieldSelector": "reason=ErrImagePull"}
+    events = wait_for("an event", lambda: site.api.list(kinds.EVENT, site.namespace, query)["items"])
 
     assert "manifest unknown" in said["message"]
     assert "check workers.image" in said["message"]
@@ -223,14 +224,17 @@ def test_the_budget_counts_each_time_that_the_hosts_memory_ran_out(site: Site, o
     tell(site, follower(site, uid, workers[0]), exit_code="137", reason="OOMKilled")
     found = site.wait_for_phase("blood", "Failed", within_s=60)
     query = {"fieldSelector": "involvedObject.name=blood,type=Warning"}
-    events = site.api.list(kinds.EVENT, site.namespace, query)["items"]
+    told = {"HostOutOfMemory", "BudgetSpent"}
+    wait_for(
+        "events of both",  # they follow the status
+        lambda: told <= {event["reason"] for event in site.api.list(kinds.EVENT, site.namespace, query)["items"]},
+    )
 
     [attempt] = found["status"]["attempts"]
     assert 1 == counted
     assert "2 failures within 3600 s; failurePolicy.maxRestarts is 1." in found["status"]["summary"]["message"]
     assert "raise workers.resources.memory" in found["status"]["summary"]["message"]
     assert (2, 2, 137) == (attempt["ends"], attempt["counted"], attempt["exitCode"])
-    assert {"HostOutOfMemory", "BudgetSpent"} <= {event["reason"] for event in events}
 
 
 def test_ends_without_a_newer_commit_end_the_run_though_none_of_them_counts(
