@@ -28,7 +28,8 @@ FIGURES_EVERY_S = 10.0
 FIGURES_PER_S = 20.0
 """Such statuses of all runs together in a second: with more than 200 runs that train, each is written less often.
 
-A write costs an API server 10 ms of a core and more: at 50 a second, half a core went into figures alone (measured)."""
+A write costs an API server 10 ms of a core and more: at 50 a second, half a core went into figures alone (measured).
+"""
 COUNTS_EVERY_S = 1.0
 """A status of which only counts and words differ is written this often: the pods of a Job start one by one."""
 RESYNC_S = 600.0
