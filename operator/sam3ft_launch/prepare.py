@@ -191,12 +191,12 @@ def plan_here(prepared: Prepared, *, folder: RunDir, uid: str, attempt: int, npr
 
 
 def _cache_of_this_machine(config: TrainingConfig, environ: Mapping[str, str]) -> dict[str, str]:
-    """Return where images and the newest commit of a bucket are kept; nothing for a run that uses folders alone.
+    """Return where model, images and newest commit of a bucket are kept; nothing for a run that uses folders alone.
 
     A place of the user's choice, also none (an empty variable), stands in the environment already.
     """
     splits = (config.data.train, config.data.valid, config.data.test)
-    addresses = [config.data.uri, config.checkpoint.uri, *(split.annotations for split in splits)]
+    addresses = [config.model.uri, config.data.uri, config.checkpoint.uri, *(split.annotations for split in splits)]
     addresses += [split.images for split in splits]
     if ENV_CACHE_DIR in environ or not any(address and re.match(STORE, address) for address in addresses):
         return {}

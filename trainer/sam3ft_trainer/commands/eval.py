@@ -19,10 +19,11 @@ from sam3ft_trainer.data.pipeline import EvalLoader, decode_threads
 from sam3ft_trainer.evaluate.read import truth_of
 from sam3ft_trainer.evaluate.scores import ClassRow, SplitScores
 from sam3ft_trainer.evaluate.split import EvaluationPlan, evaluate_split
-from sam3ft_trainer.model.load import LoadedModel, load_model
+from sam3ft_trainer.model.load import LoadedModel
 from sam3ft_trainer.model.text import PhraseCache
 from sam3ft_trainer.model.training import TrainingModel
 from sam3ft_trainer.run import machine
+from sam3ft_trainer.run.model_place import place_model
 from sam3ft_trainer.run.text import CachedText, LiveText, TextSource
 from sam3ft_trainer.run.weights import load_run_weights
 from sam3ft_trainer.run.worker import read_config
@@ -109,13 +110,7 @@ def _open_split(config: TrainingConfig, split: Split | None) -> CocoDataset:
 
 def _subject(config: TrainingConfig, model: str | None, step: int | None, device: torch.device) -> Subject:
     if model is not None:
-        loaded = load_model(
-            model,
-            config.model,
-            resolution=config.scratch.resolution,
-            device=device,
-            seed=config.scratch.seed_value,
-        )
+        loaded = place_model(model, config, os.environ).load(config, device=device)
         return Subject(loaded, None, loaded.origin)
     reader = open_run_reader(config.checkpoint.uri, access=run_access(config.storage, os.environ))
     weights = load_run_weights(config, reader, step=step, device=device)

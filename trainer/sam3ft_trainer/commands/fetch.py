@@ -64,8 +64,6 @@ def lines(fetched: Fetched) -> list[str]:
     if fetched.left_out:
         more = f" and {len(fetched.left_out) - _SHOWN} more" if len(fetched.left_out) > _SHOWN else ""
         said.append(f"left out, as training does not read them: {', '.join(fetched.left_out[:_SHOWN])}{more}")
-    if "://" in fetched.destination:
-        return [*said, "fetch it from there into a folder to train with it"]
     return [*said, f"train with it: model.uri: {fetched.destination}"]
 
 

@@ -21,7 +21,8 @@ from sam3ft_api.errors import ModelUnusable
 
 DETECTOR_PREFIX = "detector_model."
 TRACKER_PREFIXES = ("tracker_model.", "tracker_neck.")
-_INDEX = "model.safetensors.index.json"
+INDEX = "model.safetensors.index.json"
+"""Names the shards of a model and what lies in each."""
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -71,7 +72,7 @@ def weight_files(folder: Path) -> list[Path]:
     Raises:
         ModelUnusable: there is none, a shard of the index is missing, or only pickled weights are there.
     """
-    index = folder / _INDEX
+    index = folder / INDEX
     if index.is_file():
         names = sorted(set(read_json(index).get("weight_map", {}).values()))
         missing = [name for name in names if not (folder / name).is_file()]

@@ -96,6 +96,7 @@ def load_model(
     device: torch.device | str,
     dtype: torch.dtype = torch.float32,
     seed: int,
+    origin: str = "",
 ) -> LoadedModel:
     """Load the model at `uri` for square inputs of `resolution` pixels.
 
@@ -106,6 +107,7 @@ def load_model(
         device: "meta" gives shapes without weights, for presets.
         dtype: of the parameters.
         seed: of a preset's random weights; without effect on others.
+        origin: address that the folder is a copy of, for reports; empty when `uri` itself is where it comes from.
 
     Raises:
         InvalidConfig: address or resolution is malformed.
@@ -115,11 +117,11 @@ def load_model(
     if uri.startswith(PRESET_SCHEME):
         return _load_preset(uri.removeprefix(PRESET_SCHEME), config, resolution, torch.device(device), dtype, seed)
     if uri.startswith(hub.SCHEME):
-        folder, origin = hub.fetch(uri)
+        folder, address = hub.fetch(uri)
     else:
         folder = _folder(uri)
-        origin = str(folder.resolve())
-    return _load_folder(folder, origin, config, resolution, torch.device(device), dtype)
+        address = str(folder.resolve())
+    return _load_folder(folder, origin or address, config, resolution, torch.device(device), dtype)
 
 
 def read_model_config(uri: str, config: ModelConfig, *, resolution: int) -> Sam3Config:
@@ -134,7 +136,7 @@ def _folder(uri: str) -> Path:
     path = uri.removeprefix("file://")
     if "://" in path:
         raise InvalidConfig(
-            f"model.uri {uri!r} has the scheme {path.split('://')[0]!r}; "
+            f"model.uri {uri!r} has the scheme {path.split('://')[0]!r}; a model is read from this machine: "
             "allowed are a folder, file://FOLDER, hf://ORG/NAME@REVISION and preset:NAME"
         )
     return Path(path).expanduser()

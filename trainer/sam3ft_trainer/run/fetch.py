@@ -5,7 +5,6 @@
 The destination gets a manifest with the SHA-256 of every file, like an export, and appears whole or not at all.
 """
 
-import fnmatch
 import hashlib
 import json
 import os
@@ -20,10 +19,11 @@ from typing import Any
 
 from sam3ft_api.errors import InvalidConfig, ModelUnusable, StorageDenied, StorageUnavailable
 from sam3ft_api.training import ModelConfig
-from sam3ft_trainer.export.publish import MANIFEST, hash_files, publish, staging, verify_folder, write_manifest
+from sam3ft_trainer.export.publish import MANIFEST, hash_files, publish, staging, write_manifest
 from sam3ft_trainer.model import hub
 from sam3ft_trainer.model.folder import read_config, weight_files
 from sam3ft_trainer.model.load import PRESET_SCHEME, inspect_model
+from sam3ft_trainer.run.model_files import fetch_whole, is_wanted, list_model, refuse_damaged, sha256_of
 from sam3ft_trainer.store.access import Access
 from sam3ft_trainer.store.objects import NotFound, Store
 from sam3ft_trainer.store.uri import Address, open_store, parse_address
@@ -127,11 +127,6 @@ def choose_files(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     return sorted(chosen), tuple(sorted(name for name in present - chosen if not name.startswith(".")))
 
 
-def is_wanted(name: str) -> bool:
-    """Say whether a file of a model folder is one that sam3ft reads: never a pickle, never code."""
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in hub.ALLOWED_FILES)
-
-
 def check_source(folder: Path, names: list[str], *, is_hub: bool) -> str:
     """Compare the files with the hashes that came with them, and return whose those were; "" without any.
 
@@ -141,7 +136,7 @@ def check_source(folder: Path, names: list[str], *, is_hub: bool) -> str:
         ModelUnusable: a file differs.
     """
     if (folder / MANIFEST).is_file():
-        verify_folder(folder)
+        refuse_damaged(folder, str(folder))
         return MANIFEST
     if not is_hub:
         return ""
@@ -205,23 +200,30 @@ def _source(source: str, scratch: Path, say: Say, access: Access | None) -> Iter
         yield folder, str(folder)
         return
     say(f"fetching {address}")
-    yield _download(address, scratch / "source", access), str(address)
+    yield _download(address, scratch / "source", say, access), str(address)
 
 
-def _download(address: Address, folder: Path, access: Access | None) -> Path:
+def _download(address: Address, folder: Path, say: Say, access: Access | None) -> Path:
     """Copy a bucket's files of interest, direct children of the prefix only."""
     store = open_store(address, access=access)
-    infos = {info.key: info.size for info in store.list_objects("") if "/" not in info.key}
-    wanted = [name for name in infos if is_wanted(name) or name == MANIFEST]
-    if "config.json" not in wanted:
-        raise ModelUnusable(f"{address} has no config.json; it holds {', '.join(sorted(infos)[:5]) or 'nothing'}")
+    files = list_model(store, outage_s=0.0)
     folder.mkdir()
-    _require_room(folder, sum(infos[name] for name in wanted))
-    for name in wanted:
-        with (folder / name).open("wb") as file:
-            for piece in _pieces(store, name):
-                file.write(piece)
+    _require_room(folder, sum(info.size for info in files.values()))
+    fetch_whole(store, files, folder, outage_s=0.0, tell=_Quarters(say))
     return folder
+
+
+class _Quarters:
+    """Says how far a download is, four times."""
+
+    def __init__(self, say: Say) -> None:
+        self._say, self._said = say, 0
+
+    def __call__(self, arrived: int, total: int) -> None:
+        """Take note of the bytes that have arrived."""
+        if (quarter := 4 * arrived // max(1, total)) > self._said:
+            self._said = quarter
+            self._say(f"fetched {arrived:,} of {total:,} bytes")
 
 
 def _copy(folder: Path, names: list[str], staged: Path) -> None:
@@ -241,7 +243,7 @@ def _copy(folder: Path, names: list[str], staged: Path) -> None:
                     here.write(piece)
                 here.flush()
                 os.fsync(here.fileno())
-            if _file_sha256(staged / name) != digest.hexdigest():
+            if sha256_of(staged / name) != digest.hexdigest():
                 raise StorageUnavailable(f"{staged / name} reads back other bytes than were written; check the disk")
     except OSError as error:
         raise StorageDenied(f"{error.filename or staged}: copying failed ({error.strerror})") from error
@@ -259,16 +261,11 @@ def _matches_blob(path: Path) -> bool:
         return True
     name = path.resolve().name
     if len(name) == 64:
-        return _file_sha256(path) == name
+        return sha256_of(path) == name
     if len(name) == 40:
         data = path.read_bytes()
         return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest() == name
     return True
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sha256(pieces: Iterator[bytes | memoryview]) -> str:

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -10,13 +11,14 @@ from sam3ft_api.training import TrainingConfig
 from sam3ft_trainer.data.access import DataAccess
 from sam3ft_trainer.data.dataset import CocoDataset, open_dataset
 from sam3ft_trainer.model.freeze import freeze_parts
-from sam3ft_trainer.model.load import LoadedModel, load_model, read_model_config
+from sam3ft_trainer.model.load import LoadedModel
 from sam3ft_trainer.model.text import PhraseCache
 from sam3ft_trainer.run import machine
 from sam3ft_trainer.run.ema import Ema
 from sam3ft_trainer.run.events import Reporter
 from sam3ft_trainer.run.group import Group
 from sam3ft_trainer.run.memory import MemoryLayout, lay_out_memory
+from sam3ft_trainer.run.model_place import place_model
 from sam3ft_trainer.run.optim import build_optimizer
 
 
@@ -52,23 +54,19 @@ def lay_foundation(config: TrainingConfig, *, device: torch.device, group: Group
     # Before the weights: random presets and the first sums must not depend on the machine's number of cores.
     machine.settle(device, config.runtime, precision=config.scratch.precision, committed_threads=None)
     reporter.progress(state="loading", message="planning memory and loading the model", force=True)
-    architecture = read_model_config(config.model.uri, config.model, resolution=config.scratch.resolution)
+    place = place_model(config.model.uri, config, os.environ, tell=partial(_tell_fetching, reporter))
+    if place.is_fresh:
+        reporter.event("model_fetched", address=place.origin, folder=place.uri)
     memory = lay_out_memory(
         config,
-        architecture,
+        place.architecture(config),
         datasets["train"],
         device=device,
         world_size=group.world_size,
         processes_here=machine.processes_here(),
     )
     reporter.event("memory_planned", **memory.summary())
-    loaded = load_model(
-        config.model.uri,
-        config.model,
-        resolution=config.scratch.resolution,
-        device=device,
-        seed=config.scratch.seed_value,
-    )
+    loaded = place.load(config, device=device)
     frozen = freeze_parts(loaded.sam3, config.model.freeze, task=config.task, geometry_cls=config.model.geometry_cls)
     reporter.event("model_loaded", origin=loaded.origin, load=loaded.report.summary(), freeze=frozen.summary())
     phrase_cache = _cache_phrases(config, loaded, datasets, reporter)
@@ -87,6 +85,10 @@ def lay_foundation(config: TrainingConfig, *, device: torch.device, group: Group
         memory=memory,
         access=access,
     )
+
+
+def _tell_fetching(reporter: Reporter, arrived: int, total: int) -> None:
+    reporter.progress(message=f"fetching the model: {arrived:,} of {total:,} bytes")
 
 
 def open_splits(config: TrainingConfig, access: DataAccess | None = None) -> dict[str, CocoDataset]:

@@ -14,13 +14,13 @@ from sam3ft_trainer.data.dataset import CocoDataset
 from sam3ft_trainer.data.order import steps_per_epoch
 from sam3ft_trainer.model.build import allocate_meta
 from sam3ft_trainer.model.freeze import FreezeReport, freeze_parts
-from sam3ft_trainer.model.load import read_model_config
 from sam3ft_trainer.run.advice import Advice, PlanFacts, advise
 from sam3ft_trainer.run.foundation import open_splits
 from sam3ft_trainer.run.horizon import planned_steps
 from sam3ft_trainer.run.machine import choose_threads, select_device
 from sam3ft_trainer.run.memory import MemoryLayout, lay_out_memory
 from sam3ft_trainer.run.micro_batch import choose_micro_batch
+from sam3ft_trainer.run.model_place import model_headers
 from sam3ft_trainer.run.pace import AssumedPace, cpu_pace, gpu_pace
 from sam3ft_trainer.run.preflight import most_commits
 
@@ -169,7 +169,8 @@ def make_plan(config: TrainingConfig, *, processes: int) -> RunPlan:
     if not 1 <= processes <= batch:
         raise InvalidConfig(f"--nproc {processes} is not within 1..{batch}, the images of a global batch")
     datasets = open_splits(config)
-    architecture = read_model_config(config.model.uri, config.model, resolution=config.scratch.resolution)
+    with model_headers(config.model.uri, config, os.environ) as place:
+        architecture = place.architecture(config)
     device = select_device(config.runtime.device, local_rank=0)
     layout = lay_out_memory(
         config, architecture, datasets["train"], device=device, world_size=processes, processes_here=processes

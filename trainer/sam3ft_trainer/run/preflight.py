@@ -1,5 +1,6 @@
 """What a run needs besides its data: a readable model, memory, and room for its checkpoints."""
 
+import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,9 +10,9 @@ from sam3ft_api.errors import StorageDenied
 from sam3ft_api.training import CheckpointConfig, TrainingConfig
 from sam3ft_trainer.data.access import DataAccess
 from sam3ft_trainer.data.dataset import open_dataset
-from sam3ft_trainer.model.load import inspect_model
 from sam3ft_trainer.run.machine import select_device
 from sam3ft_trainer.run.memory import MemoryLayout, lay_out_memory
+from sam3ft_trainer.run.model_place import model_headers
 from sam3ft_trainer.store.access import Access
 from sam3ft_trainer.store.objects import with_patience
 from sam3ft_trainer.store.reading import READ_OUTAGE_S
@@ -81,7 +82,8 @@ def examine(config: TrainingConfig, *, processes: int, access: DataAccess | None
         DeviceOutOfMemory: a step does not fit, whatever is recomputed.
         StorageDenied: the disk has less room than the run needs, or a folder cannot be written.
     """
-    description, architecture = inspect_model(config.model.uri, config.model, resolution=config.scratch.resolution)
+    with model_headers(config.model.uri, config, os.environ) as place:
+        description, architecture = place.inspect(config)
     device = select_device(config.runtime.device, local_rank=0)
     train = open_dataset(config, "train", access=access)
     layout = lay_out_memory(config, architecture, train, device=device, world_size=processes, processes_here=processes)

@@ -1,5 +1,6 @@
 """The weights of one commit in a model, without the run: for scoring and for handing over."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,9 +10,10 @@ from torch import Tensor
 from sam3ft_api.errors import CheckpointIncompatible
 from sam3ft_api.training import TrainingConfig
 from sam3ft_trainer.model.freeze import freeze_parts
-from sam3ft_trainer.model.load import LoadedModel, load_model
+from sam3ft_trainer.model.load import LoadedModel
 from sam3ft_trainer.model.text import TEXT_PREFIXES
 from sam3ft_trainer.run.ema import Ema
+from sam3ft_trainer.run.model_place import place_model
 from sam3ft_trainer.run.state import LoopState
 from sam3ft_trainer.run.tensors import EMA, MODEL, ema_tensors, model_tensors
 from sam3ft_trainer.store.history import History
@@ -77,13 +79,7 @@ def load_run_weights(
         ModelUnusable, StorageDenied, StorageUnavailable: as `load_model` and the store say.
     """
     facts = reader.facts()
-    loaded = load_model(
-        config.model.uri,
-        config.model,
-        resolution=config.scratch.resolution,
-        device=device,
-        seed=config.scratch.seed_value,
-    )
+    loaded = place_model(config.model.uri, config, os.environ).load(config, device=device)
     if loaded.digest != facts.model_digest:
         # A frozen text encoder is not in the commits; it comes from here.
         raise CheckpointIncompatible(
