@@ -1,5 +1,7 @@
 """From a user's kubeconfig to the runs of a namespace."""
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ def connect(*, kubeconfig: str | None, context: str | None, namespace: str | Non
     Raises:
         InvalidConfig: there are no credentials.
     """
+    kubeconfig = kubeconfig or _of_user(os.environ)
     settings = ApiSettings(
         kubeconfig=kubeconfig, context=context or "", agent="sam3ft", qps=_QPS, burst=2 * _QPS, connections=4
     )
@@ -34,6 +37,16 @@ def connect(*, kubeconfig: str | None, context: str | None, namespace: str | Non
     except RuntimeError as error:
         raise InvalidConfig(str(error)) from None
     return ClusterRuns(api, namespace or _namespace_of(kubeconfig, context) or DEFAULT_NAMESPACE)
+
+
+def _of_user(environ: Mapping[str, str]) -> str | None:
+    """Return the user's own kubeconfig; None leaves it to the pod's account.
+
+    Someone who works inside a pod, as in a notebook, and has a kubeconfig means that one; the operator has none and
+    takes its account.
+    """
+    usual = Path(environ.get("HOME", "~")).expanduser() / ".kube" / "config"
+    return environ.get("KUBECONFIG") or (str(usual) if usual.is_file() else None)
 
 
 def _namespace_of(kubeconfig: str | None, context: str | None) -> str:

@@ -47,8 +47,9 @@ def test_a_save_that_cannot_end_in_time_is_not_begun_and_the_one_under_way_is_fi
     run.wait_for(lambda: len(run.events("checkpoint_committed")) >= 2)
     save_s = run.events("checkpoint_committed")[-1]["seconds"]
     assert save_s > 2.0, "the store was not slow"
+    run.wait_for(lambda: _saves_begun(proxy) > len(run.events("checkpoint_committed")))
     steps = len(run.events("train_interval"))
-    run.wait_for(lambda: len(run.events("train_interval")) > steps + 5)  # the next save is under way, of an older step
+    run.wait_for(lambda: len(run.events("train_interval")) > steps + 1)  # what is being saved is of an older step
     before = site.history().usable_commits()[0].meta.step
     run.evict(in_s=1.25 * save_s)
     codes = run.wait()
@@ -101,3 +102,9 @@ def test_a_grace_of_less_than_two_saves_is_warned_of_at_the_next_start(
     (warning,) = again.events("grace_short")
     assert 3.0 == warning["grace_s"] < 2 * warning["save_s"]
     assert "terminationGracePeriodSeconds" in warning["message"]
+
+
+def _saves_begun(proxy: FaultProxy) -> int:
+    """Count the checkpoints of which a file has been sent to the store."""
+    puts = [request["target"] for request in proxy.requests() if request["method"] == "PUT"]
+    return len({target.partition("/ckpt/")[2].partition("/")[0] for target in puts if "/ckpt/" in target})
