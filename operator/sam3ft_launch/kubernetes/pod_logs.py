@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sam3ft_api import names
-from sam3ft_launch.kubernetes.api import ApiProblem
+from sam3ft_launch.kubernetes.api import CONNECT_S, ApiProblem
 from sam3ft_launch.kubernetes.runs import ClusterRun, ClusterRuns, told
 
 POLL_S = 2.0
@@ -15,7 +15,11 @@ POLL_S = 2.0
 SILENCE_S = 3600.0
 """A stream without a line for so long is opened again; a trainer that evaluates may say nothing for long."""
 _INDEX = "batch.kubernetes.io/job-completion-index"
-_GONE, _NO_LOG_YET = 404, 400
+GIVE_UP_S = 120.0
+"""For so long a stream that broke is opened again; what the cluster says then is told."""
+OPENED_S = CONNECT_S + 2.0
+"""A stream that breaks later than this was open: nobody waits longer for a connection."""
+_GONE, _NO_LOG_YET, _TOO_MANY, _NOT_WELL = 404, 400, 429, 500
 _STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\.?(\d{0,9})Z ")
 
 
@@ -74,15 +78,18 @@ def _log_pod(pod: dict[str, Any]) -> LogPod:
 class PodLogs:
     """Reads the logs of one run's pods."""
 
-    def __init__(self, runs: ClusterRuns, run: ClusterRun, *, index: int = 0) -> None:
+    def __init__(
+        self, runs: ClusterRuns, run: ClusterRun, *, index: int = 0, tell: Callable[[str], None] = lambda _: None
+    ) -> None:
         """Ask nothing yet.
 
         Args:
             runs: of the namespace.
             run: whose pods are read.
             index: of the worker within its attempt.
+            tell: gets a sentence when a stream is lost, and tried again.
         """
-        self._runs, self._run, self._index = runs, run, index
+        self._runs, self._run, self._index, self._tell = runs, run, index, tell
 
     def newest(self, *, lines: int) -> list[str]:
         """Return the last lines of the newest pod that has said something; empty when there is no such pod.
@@ -127,16 +134,28 @@ class PodLogs:
             time.sleep(POLL_S)
 
     def _whole(self, pod: LogPod, query: dict[str, Any]) -> Iterator[str]:
-        """Yield the lines of a pod until it ends; a stream that breaks is opened again behind the last line."""
-        asked, last = {"follow": "true", **query}, ""
+        """Yield the lines of a pod until it ends; a stream that breaks is opened again behind the last line.
+
+        Raises:
+            TransientError: none could be opened for `GIVE_UP_S` seconds.
+        """
+        asked, last, lost_s = {"follow": "true", **query}, "", None
         while True:
+            opened_s = time.monotonic()
             try:
                 for moment, line in self._stamped(pod, asked):
+                    lost_s = None
                     if moment and moment <= last:
                         continue  # the server begins at the whole second
                     last = moment or last
                     yield line
-            except ApiProblem:
+            except ApiProblem as problem:
+                broken_s = time.monotonic()
+                if lost_s is None or broken_s - opened_s > OPENED_S:  # until now it stood, with or without lines
+                    lost_s = broken_s
+                    self._tell(f"the log of {pod.name} broke off ({problem.message}); opening it again")
+                if broken_s - lost_s > GIVE_UP_S:
+                    raise told(problem, f"reading the log of {pod.name}, for {broken_s - lost_s:.0f} s") from None
                 since = {"sinceTime": f"{last[:19]}Z"} if last else query
                 asked = {"follow": "true", **since}
                 time.sleep(POLL_S)
@@ -153,6 +172,6 @@ class PodLogs:
         except ApiProblem as problem:
             if problem.code in (_GONE, _NO_LOG_YET):
                 return
-            if problem.code == 0 and "follow" in query:
+            if "follow" in query and (problem.code in (0, _TOO_MANY) or problem.code >= _NOT_WELL):
                 raise
             raise told(problem, f"reading the log of {pod.name}") from None

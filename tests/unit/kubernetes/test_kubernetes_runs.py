@@ -1,6 +1,7 @@
 """What a user is told by an API server that refuses, and which pods' logs are a run's."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -100,7 +101,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     return Server()
 
 
-def logs_of(server: Server) -> PodLogs:
+def logs_of(server: Server, tell: Callable[[str], None] = lambda _: None) -> PodLogs:
     """Return the logs of a run there."""
     run = to_run(
         {
@@ -114,7 +115,7 @@ def logs_of(server: Server) -> PodLogs:
         }
     )
     assert isinstance(run, ClusterRun)
-    return PodLogs(ClusterRuns(server, "lab"), run)  # type: ignore[arg-type]  # asks for two things only
+    return PodLogs(ClusterRuns(server, "lab"), run, tell=tell)  # type: ignore[arg-type]  # asks for two things only
 
 
 def test_a_stream_that_breaks_goes_on_behind_the_last_line(server: Server) -> None:
@@ -178,3 +179,29 @@ def test_a_status_of_another_release_is_told() -> None:
                 "status": {"phase": "Levitating"},
             }
         )
+
+
+def test_a_stream_that_stays_away_is_told_and_given_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(float(second) for second in range(0, 10_000, 20))  # each look at it takes 20 s
+    monkeypatch.setattr(pod_logs, "time", SimpleNamespace(monotonic=lambda: next(clock), sleep=lambda _: None))
+    monkeypatch.setattr(pod_logs, "OPENED_S", 60.0)
+    server.pods = [pod("b-1-0")]
+    server.lines["b-1-0"] = ["2026-11-25T12:00:01Z one", *[ApiProblem(503, "Unavailable", "away")] * 100]
+    told: list[str] = []
+    lines = logs_of(server, told.append).follow(lines=10, is_over=lambda: False)
+
+    assert "one" == next(lines)
+    with pytest.raises(TransientError, match=r"reading the log of b-1-0, for 160 s: .*away"):
+        next(lines)
+    assert ["the log of b-1-0 broke off (away); opening it again"] == told
+
+
+def test_a_stream_that_stood_for_long_without_a_line_is_opened_for_ever(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(float(second) for second in range(0, 10**7, 3600))
+    monkeypatch.setattr(pod_logs, "time", SimpleNamespace(monotonic=lambda: next(clock), sleep=lambda _: None))
+    server.pods = [pod("b-1-0", phase="Succeeded")]
+    server.lines["b-1-0"] = [*[ApiProblem(0, "Broken", "timed out")] * 100, "2026-11-25T12:00:01Z one"]
+
+    assert ["one"] == list(logs_of(server).follow(lines=10, is_over=lambda: True))

@@ -1,12 +1,12 @@
 """`sam3ft logs` on a cluster: from the pods, when they are gone from beside the checkpoints, else from the status."""
 
-import importlib.util
 import sys
 from collections.abc import Iterator
 
+from sam3ft_api.errors import InvalidConfig
 from sam3ft_launch.cli.cluster.follow import has_ended
 from sam3ft_launch.cli.cluster.place import ClusterPlace
-from sam3ft_launch.cli.output import OutputFormat, emit
+from sam3ft_launch.cli.output import OutputFormat, say
 from sam3ft_launch.cli.trainer import ask_trainer
 from sam3ft_launch.kubernetes.pod_logs import PodLogs
 from sam3ft_launch.kubernetes.runs import ClusterRun, ClusterRuns, NoSuchRun
@@ -30,15 +30,15 @@ def show(
     """
     runs, found = place.find(run)
     per_node = max(1, int((found.spec.get("workers") or {}).get("gpusPerNode") or 1))
-    pods = PodLogs(runs, found, index=0 if rank is None else rank // per_node)
+    pods = PodLogs(runs, found, index=0 if rank is None else rank // per_node, tell=_notice)
     said = False
     shown = pods.follow(lines=lines, is_over=lambda: _is_over(runs, found)) if follow else pods.newest(lines=lines)
     for line in shown:
         said = True
-        _print(line, output)
+        say(line, output=output, event="log", line=line)
     if not said:
         for line in _kept(runs, found, lines):
-            _print(line, output)
+            say(line, output=output, event="log", line=line)
 
 
 def _is_over(runs: ClusterRuns, run: ClusterRun) -> bool:
@@ -67,10 +67,11 @@ def _kept(runs: ClusterRuns, run: ClusterRun, lines: int) -> Iterator[str]:
 
 def _beside_checkpoints(run: ClusterRun, uri: str) -> tuple[list[str], str]:
     """Return the kept lines, read with the user's own credentials, and why there are none."""
-    if importlib.util.find_spec("obstore") is None:
-        return [], f"{uri} cannot be read here (pip install 'sam3ft[trainer]')"
     profile = str((run.spec.get("storage") or {}).get("profile") or "default")
-    answer = ask_trainer(["tails", uri, "--profile", profile])
+    try:
+        answer = ask_trainer(["tails", uri, "--profile", profile])
+    except InvalidConfig as error:
+        return [], f"{uri} cannot be read here: {error}"
     if answer.code != 0:
         return [], f"{uri} cannot be read: {answer.message.splitlines()[0]}"
     tails = answer.document.get("tails") or []
@@ -94,13 +95,6 @@ def _in_status(run: ClusterRun) -> Iterator[str]:
         node = f" on node {failure.node}" if failure.node else ""
         yield f"--- attempt {attempt.n}{rank}{node}, ended with {attempt.reason}"
         yield from failure.message.splitlines()
-
-
-def _print(line: str, output: OutputFormat) -> None:
-    if output is OutputFormat.JSON:
-        emit(event="log", line=line)
-    else:
-        print(line, flush=True)
 
 
 def _notice(text: str) -> None:
