@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 from sam3ft_launch.kubernetes.api import Api, ApiProblem
+from sam3ft_launch.kubernetes.event_time import last_seen
 from sam3ft_launch.kubernetes.kinds import EVENT, WORKLOAD
 from sam3ft_operator.effects import of_job
 from sam3ft_operator.observed import JobView
@@ -84,11 +85,5 @@ def queue_message(page: dict[str, Any]) -> str:
 def newest_message(page: dict[str, Any]) -> str:
     """Return the message of the newest event of a list; empty without one."""
     found = [event for event in page.get("items") or [] if isinstance(event, dict)]
-    newest = max(found, key=_when, default=None)
+    newest = max(found, key=last_seen, default=None)
     return clean(newest.get("message")) if newest is not None else ""
-
-
-def _when(event: dict[str, Any]) -> str:
-    created = (event.get("metadata") or {}).get("creationTimestamp")
-    series = event.get("series") or {}
-    return str(series.get("lastObservedTime") or event.get("lastTimestamp") or event.get("eventTime") or created or "")

@@ -8,7 +8,7 @@ import typer
 from sam3ft_launch.backend import Observed
 from sam3ft_launch.cli.cluster.place import ClusterPlace, placed
 from sam3ft_launch.cli.locate import RunArgument, backend_of, handle_of, locate
-from sam3ft_launch.cli.output import OutputFormat, OutputOption, emit
+from sam3ft_launch.cli.output import OutputFormat, OutputOption, say
 
 _POLL_S = 0.2
 _MARGIN_S = 30.0
@@ -40,10 +40,15 @@ def cancel(
     while not observed.state.is_terminal and time.monotonic() < give_up_at_s:
         time.sleep(_POLL_S)
         observed = backend.observe(handle)
-    if output is OutputFormat.JSON:
-        emit(event="cancel", run=record.name, state=observed.state, code=observed.exit_code, message=observed.message)
-    else:
-        print(_sentence(record.name, observed))
+    say(
+        _sentence(record.name, observed),
+        output=output,
+        event="cancel",
+        run=record.name,
+        state=observed.state,
+        code=observed.exit_code,
+        message=observed.message,
+    )
 
 
 def _sentence(name: str, observed: Observed) -> str:

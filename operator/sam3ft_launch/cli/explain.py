@@ -7,8 +7,9 @@ from sam3ft_launch.backend import Observed, RunState
 from sam3ft_launch.cli.cluster.place import ClusterPlace, placed
 from sam3ft_launch.cli.live import progress_line
 from sam3ft_launch.cli.locate import RunArgument, backend_of, handle_of, locate
-from sam3ft_launch.cli.output import OutputFormat, OutputOption, emit
+from sam3ft_launch.cli.output import OutputFormat, OutputOption, say
 from sam3ft_launch.cli.summary import exit_code_of
+from sam3ft_launch.explanation import Explanation
 
 _AGAIN = "the same `sam3ft run` command goes on from the newest checkpoint"
 
@@ -25,14 +26,11 @@ def explain(
         from sam3ft_launch.kubernetes import explain as on_cluster  # noqa: PLC0415 - an extra's library
 
         _, found = place.find(run)
-        said = on_cluster.explain(found, now=datetime.now(UTC))
-        _print(found.name, said.state, said.why, said.fix, said.line(found.name), output)
+        _say(found.name, on_cluster.explain(found, now=datetime.now(UTC)), output)
         return
     folder, record = locate(run)
     observed = backend_of(folder).observe(handle_of(folder, record))
-    why, fix = why_and_fix(observed)
-    line = f"{record.name} is {observed.state}" + (f": {why}" if why else "") + (f"; to do: {fix}" if fix else "")
-    _print(record.name, str(observed.state), why, fix, " ".join(line.split()), output)
+    _say(record.name, Explanation(str(observed.state), *why_and_fix(observed)), output)
 
 
 def why_and_fix(observed: Observed) -> tuple[str, str]:
@@ -49,8 +47,5 @@ def why_and_fix(observed: Observed) -> tuple[str, str]:
     return why, _AGAIN if advice in observed.message else f"{advice}; then {_AGAIN}"
 
 
-def _print(name: str, state: str, why: str, fix: str, line: str, output: OutputFormat) -> None:
-    if output is OutputFormat.JSON:
-        emit(name=name, state=state, why=why, fix=fix)
-    else:
-        print(line)
+def _say(name: str, told: Explanation, output: OutputFormat) -> None:
+    say(told.line(name), output=output, name=name, state=told.state, why=told.why, fix=told.fix)

@@ -63,6 +63,23 @@ def figures(progress: Progress, *, restarts: int) -> list[str]:
     return shown
 
 
+def progress_rows(progress: Progress, *, restarts: int, is_over: bool) -> list[tuple[str, str]]:
+    """Return rows of two columns: state and step, figures, every score, and the ETA of a run that is not over.
+
+    Args:
+        progress: newest progress.
+        restarts: of the launcher.
+        is_over: whether the run has ended.
+    """
+    rows = [("progress", f"{progress.state}, step {progress.step}/{progress.total_steps}")]
+    rows.append(("", ", ".join(figures(progress, restarts=restarts))))
+    scores = [f"{name} {value:.4f}" for name, value in sorted(progress.metrics.items())]
+    rows += [("" if index else "scores", text) for index, text in enumerate(scores)]
+    if progress.eta_s is not None and not is_over:
+        rows.append(("ETA", duration(progress.eta_s)))
+    return rows
+
+
 def duration(seconds: float) -> str:
     """Return seconds as `0:00:07` or `1 day, 2:03:04`, without fractions."""
     return str(timedelta(seconds=round(max(0.0, seconds))))

@@ -6,7 +6,7 @@ import typer
 
 from sam3ft_launch.cli.cluster.place import ClusterPlace, placed
 from sam3ft_launch.cli.locate import RunArgument, backend_of, handle_of, locate
-from sam3ft_launch.cli.output import OutputFormat, OutputOption, emit
+from sam3ft_launch.cli.output import OutputFormat, OutputOption, say
 
 
 @placed()
@@ -37,9 +37,5 @@ def logs(
         return
     folder, record = locate(run)
     backend, handle = backend_of(folder), handle_of(folder, record)
-    shown = backend.logs(handle, lines=lines, follow=follow, rank=rank)
-    for line in shown:
-        if output is OutputFormat.JSON:
-            emit(event="log", line=line)
-        else:
-            print(line, flush=True)
+    for line in backend.logs(handle, lines=lines, follow=follow, rank=rank):
+        say(line, output=output, event="log", line=line)

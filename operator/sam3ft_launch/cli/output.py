@@ -2,12 +2,14 @@
 
 import json
 import sys
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
 from pydantic import BaseModel
 from rich.console import Console
+from rich.table import Table
 
 from sam3ft_api.errors import Sam3ftError
 from sam3ft_api.exit_codes import rule_for
@@ -38,6 +40,22 @@ def console() -> Console:
 def emit(**fields: Any) -> None:
     """Write one JSON line to standard output; pydantic models, paths and enums are allowed as values."""
     print(json.dumps(fields, default=_plain, allow_nan=False), flush=True)
+
+
+def say(text: str, *, output: OutputFormat, **fields: Any) -> None:
+    """Tell the same to whoever reads: `text` to people, `fields` as one JSON line to machines."""
+    if output is OutputFormat.JSON:
+        emit(**fields)
+    else:
+        print(text, flush=True)
+
+
+def print_rows(rows: Iterable[tuple[str, str]]) -> None:
+    """Print names and values in two columns."""
+    table = Table.grid(padding=(0, 2))
+    for name, value in rows:
+        table.add_row(name, value)
+    console().print(table)
 
 
 def _plain(value: Any) -> Any:

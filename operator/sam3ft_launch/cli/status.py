@@ -4,13 +4,11 @@ import dataclasses
 import time
 from datetime import UTC, datetime
 
-from rich.table import Table
-
 from sam3ft_launch.backend import Observed
 from sam3ft_launch.cli.cluster.place import ClusterPlace, placed
-from sam3ft_launch.cli.live import duration, figures
+from sam3ft_launch.cli.live import duration, progress_rows
 from sam3ft_launch.cli.locate import RunArgument, backend_of, handle_of, locate
-from sam3ft_launch.cli.output import OutputFormat, OutputOption, console, emit
+from sam3ft_launch.cli.output import OutputFormat, OutputOption, emit, print_rows
 from sam3ft_launch.cli.summary import places
 from sam3ft_launch.local.record import RunRecord
 from sam3ft_launch.local.rundir import RunDir
@@ -48,10 +46,7 @@ def status(
             **{field.name: getattr(observed, field.name) for field in dataclasses.fields(observed)},
         )
         return
-    table = Table.grid(padding=(0, 2))
-    for name, value in _rows(folder, record, observed):
-        table.add_row(name, value)
-    console().print(table)
+    print_rows(_rows(folder, record, observed))
 
 
 def _rows(folder: RunDir, record: RunRecord, observed: Observed) -> list[tuple[str, str]]:
@@ -63,15 +58,6 @@ def _rows(folder: RunDir, record: RunRecord, observed: Observed) -> list[tuple[s
     started = datetime.fromtimestamp(record.started_unix_s, tz=UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     rows.append(("started", f"{started}, {duration((record.ended_unix_s or time.time()) - record.started_unix_s)}"))
     if observed.progress:
-        progress = observed.progress
-        rows.append(("progress", f"{progress.state}, step {progress.step}/{progress.total_steps}"))
-        rows.append(("", ", ".join(figures(progress, restarts=observed.restarts))))
-        rows.extend(("" if index else "scores", text) for index, text in enumerate(_scores(progress.metrics)))
-        if progress.eta_s is not None and not observed.state.is_terminal:
-            rows.append(("ETA", duration(progress.eta_s)))
+        rows += progress_rows(observed.progress, restarts=observed.restarts, is_over=observed.state.is_terminal)
     rows += [("" if index else "restarts", f"{end.reason} ({end.code})") for index, end in enumerate(record.ends)]
     return rows + list(places(folder).items())
-
-
-def _scores(metrics: dict[str, float]) -> list[str]:
-    return [f"{name} {value:.4f}" for name, value in sorted(metrics.items())]

@@ -1,36 +1,15 @@
 """Why a run is not running, in one line, and what mends it; pure."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 
 from sam3ft_api.status import Condition, ConditionType, Phase
+from sam3ft_launch.explanation import Explanation
 from sam3ft_launch.kubernetes.observe import advice_of, condition_of, exit_code_of
 from sam3ft_launch.kubernetes.runs import ClusterRun
 
 PATIENCE_S = 30.0
 """An operator that works has looked at a new or changed resource by then."""
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """An answer.
-
-    Attributes:
-        state: where the run stands, in one word.
-        why: one sentence; empty when there is nothing to say beyond the state.
-        fix: what to do; empty when nothing has to be done.
-    """
-
-    state: str
-    why: str
-    fix: str = ""
-
-    def line(self, name: str) -> str:
-        """Return it as one line for people."""
-        why = f": {self.why.rstrip('. ')}" if self.why else ""
-        fix = f"; to do: {self.fix.rstrip('. ')}" if self.fix else ""
-        return " ".join(f"{name} is {self.state}{why}{fix}".split())
 
 
 def explain(run: ClusterRun, *, now: datetime) -> Explanation:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -84,3 +86,25 @@ def test_without_the_trainers_libraries_the_message_says_what_to_install(cli: Cl
 
     assert ExitCode.INVALID_CONFIG == ended.returncode
     assert "pip install 'sam3ft[trainer]'" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [["status", "-n", "lab"], ["run", "f.yaml", "--backend", "kubernetes"], ["scale", "r", "--nodes", "2"]]
+)
+def test_without_the_client_of_kubernetes_a_cluster_is_refused_with_what_to_install(
+    words: list[str], tmp_path: Path
+) -> None:
+    code = (
+        "import sys\n"
+        "sys.modules['kubernetes'] = None\n"  # as if it were not installed: importing it fails
+        "from sam3ft_launch.cli.app import main\n"
+        "sys.argv = ['sam3ft', *sys.argv[1:]]\n"
+        "sys.exit(main())\n"
+    )
+    (tmp_path / "f.yaml").write_text("{}")
+    ended = subprocess.run(
+        [sys.executable, "-c", code, *words], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert ExitCode.INVALID_CONFIG == ended.returncode, ended.stderr
+    assert "the library kubernetes is not installed; install it with: pip install 'sam3ft[operator]'" in ended.stderr

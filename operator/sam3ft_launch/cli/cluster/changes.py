@@ -5,7 +5,7 @@ from sam3ft_api.status import Phase
 from sam3ft_launch.cli.cluster.follow import follow
 from sam3ft_launch.cli.cluster.place import ClusterPlace
 from sam3ft_launch.cli.follow import view_for
-from sam3ft_launch.cli.output import OutputFormat, emit
+from sam3ft_launch.cli.output import OutputFormat, say
 from sam3ft_launch.kubernetes.runs import ClusterRun, ClusterRuns
 
 
@@ -121,7 +121,4 @@ def _newest(run: ClusterRun) -> str:
 
 
 def _say(run: ClusterRun, output: OutputFormat, event: str, text: str, **fields: object) -> None:
-    if output is OutputFormat.JSON:
-        emit(event=event, run=run.name, namespace=run.namespace, message=text, **fields)
-    else:
-        print(text)
+    say(text, output=output, event=event, run=run.name, namespace=run.namespace, message=text, **fields)

@@ -1,7 +1,7 @@
 """`sam3ft events`: what was decided about a run, and what its pods and Jobs are warned about."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.table import Table
@@ -9,6 +9,7 @@ from rich.table import Table
 from sam3ft_api.text import without_controls
 from sam3ft_launch.cli.cluster.place import ClusterPlace
 from sam3ft_launch.cli.output import OutputFormat, console, emit
+from sam3ft_launch.kubernetes.event_time import last_seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +43,7 @@ def show(place: ClusterPlace, run: str | None, *, output: OutputFormat) -> None:
     lines = sorted((event_line(event) for event in runs.events(found)), key=lambda line: (line.time, line.reason))
     if output is OutputFormat.JSON:
         for line in lines:
-            emit(
-                event="event",
-                time=line.time,
-                type=line.type,
-                reason=line.reason,
-                about=line.about,
-                message=line.message,
-                count=line.count,
-            )
+            emit(event="event", **asdict(line))
         return
     if not lines:
         print(f"there are no events about {found.name}; a cluster keeps them for about an hour")
@@ -65,15 +58,8 @@ def show(place: ClusterPlace, run: str | None, *, output: OutputFormat) -> None:
 def event_line(event: Mapping[str, Any]) -> EventLine:
     """Return an event as the server sends it, in the form of both of its API groups, without control characters."""
     about, series = event.get("involvedObject") or {}, event.get("series") or {}
-    when = (
-        series.get("lastObservedTime")
-        or event.get("lastTimestamp")
-        or event.get("eventTime")
-        or event["metadata"].get("creationTimestamp")
-        or ""
-    )
     return EventLine(
-        time=str(when)[:19] + "Z",
+        time=last_seen(event)[:19] + "Z",
         type=_word(event.get("type")),
         reason=_word(event.get("reason")),
         about=_word(f"{about.get('kind', '')}/{about.get('name', '')}"),

@@ -12,6 +12,7 @@ import typer
 
 from sam3ft_api.errors import InvalidConfig
 from sam3ft_api.spec import SAM3FineTune
+from sam3ft_launch.backend import Unsupported
 from sam3ft_launch.cli.options import BackendName, BackendOption, refuse_options, require_available
 from sam3ft_launch.prepare import load_resource
 
@@ -68,15 +69,11 @@ class ClusterPlace:
             namespace: that the run's file names; an option that names another is refused.
 
         Raises:
-            InvalidConfig: file and option differ, the client's library is not installed, or there are no credentials.
+            InvalidConfig: file and option differ, or there are no credentials.
         """
         if namespace and self.namespace and namespace != self.namespace:
             raise InvalidConfig(
                 f"--namespace {self.namespace}, but the file says metadata.namespace: {namespace}; leave one out"
-            )
-        if find_spec("kubernetes") is None:
-            raise InvalidConfig(
-                "the library kubernetes is not installed; install it with: pip install 'sam3ft[operator]'"
             )
         from sam3ft_launch.kubernetes.connect import connect  # noqa: PLC0415 - an extra that other verbs do not need
 
@@ -119,14 +116,16 @@ def named_namespace(finetune: SAM3FineTune) -> str | None:
     return metadata.namespace if "namespace" in metadata.model_fields_set else None
 
 
-def placed(*, default: BackendName = BackendName.LOCAL) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def placed(*, instead: str = "") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Give a verb the options that say where it acts, in the place of its argument `place`.
 
     The verb gets a `ClusterPlace`, or None for this machine.
 
     Args:
-        default: where it acts when no option says so.
+        instead: for a verb that only a cluster has, what to do on this machine: it then acts on a cluster without
+            being told, never gets None, and is refused with these words where this machine is meant.
     """
+    default = BackendName.KUBERNETES if instead else BackendName.LOCAL
 
     def decorate(verb: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(verb)
@@ -139,6 +138,8 @@ def placed(*, default: BackendName = BackendName.LOCAL) -> Callable[[Callable[..
             **more: Any,
         ) -> Any:
             place = cluster_place(backend, ClusterPlace(namespace, context, kubeconfig), default=default)
+            if place is None and instead:
+                raise Unsupported(f"`sam3ft {verb.__name__}` is for --backend kubernetes; on this machine {instead}")
             return verb(*arguments, place=place, **more)
 
         shown = inspect.signature(verb, eval_str=True)
@@ -176,11 +177,25 @@ def cluster_place(
         default: of the verb.
 
     Raises:
-        InvalidConfig: the backend is not of this release, or is this machine while an option means a cluster.
+        InvalidConfig: the backend is not of this release, or is this machine while an option means a cluster; the
+            client's library is not installed.
     """
     options = {"--namespace": given.namespace, "--context": given.context, "--kubeconfig": given.kubeconfig}
     if backend is BackendName.LOCAL:
         refuse_options(options, "is for --backend kubernetes")
     chosen = backend or (BackendName.KUBERNETES if any(options.values()) else default)
     require_available(chosen)
-    return given if chosen is BackendName.KUBERNETES else None
+    if chosen is not BackendName.KUBERNETES:
+        return None
+    _require_client()
+    return given
+
+
+def _require_client() -> None:
+    """Look before any module that needs the client is imported.
+
+    Raises:
+        InvalidConfig: it is not installed.
+    """
+    if find_spec("kubernetes") is None:
+        raise InvalidConfig("the library kubernetes is not installed; install it with: pip install 'sam3ft[operator]'")

@@ -9,7 +9,7 @@ from sam3ft_launch.cli.cluster.follow import end_code, follow
 from sam3ft_launch.cli.cluster.place import ClusterPlace, named_namespace
 from sam3ft_launch.cli.cluster.status import places
 from sam3ft_launch.cli.follow import view_for
-from sam3ft_launch.cli.output import OutputFormat, emit
+from sam3ft_launch.cli.output import OutputFormat, say
 from sam3ft_launch.kubernetes.explain import explain
 from sam3ft_launch.kubernetes.observe import observed_of
 from sam3ft_launch.kubernetes.runs import ClusterRun, ClusterRuns
@@ -46,38 +46,36 @@ def run_on_cluster(
 def _followed(runs: ClusterRuns, run: ClusterRun, output: OutputFormat) -> int:
     ended = follow(runs, run, view=view_for(output))
     if ended is None:
-        _say_end(f"{run.name} was deleted; its checkpoints stay", output, name=run.name, state="Gone")
+        text = f"{run.name} was deleted; its checkpoints stay"
+        say(text, output=output, event="ended", message=text, name=run.name, state="Gone")
         return end_code(None)
     now = datetime.now(UTC)
     observed = observed_of(ended, now=now)
-    if output is OutputFormat.JSON:
-        emit(
-            event="ended",
-            name=ended.name,
-            state=observed.state,
-            code=observed.exit_code,
-            reason=observed.reason,
-            message=observed.message,
-            places=places(ended),
-        )
-    else:
-        lines = [explain(ended, now=now).line(ended.name)]
-        print("\n".join([*lines, *(f"  {what:<12} {where}" for what, where in places(ended).items())]))
+    lines = [explain(ended, now=now).line(ended.name)]
+    say(
+        "\n".join([*lines, *(f"  {what:<12} {where}" for what, where in places(ended).items())]),
+        output=output,
+        event="ended",
+        name=ended.name,
+        state=observed.state,
+        code=observed.exit_code,
+        reason=observed.reason,
+        message=observed.message,
+        places=places(ended),
+    )
     return end_code(observed.exit_code)
 
 
 def _say_applied(runs: ClusterRuns, run: ClusterRun, output: OutputFormat, *, event: str) -> None:
-    if output is OutputFormat.JSON:
-        emit(event=event, name=run.name, namespace=run.namespace, uid=run.uid, generation=run.generation)
-    else:
-        print(f"{run.name}: applied in namespace {runs.namespace}; {_hints(runs, run)}", flush=True)
-
-
-def _say_end(text: str, output: OutputFormat, **fields: str) -> None:
-    if output is OutputFormat.JSON:
-        emit(event="ended", message=text, **fields)
-    else:
-        print(text)
+    say(
+        f"{run.name}: applied in namespace {runs.namespace}; {_hints(runs, run)}",
+        output=output,
+        event=event,
+        name=run.name,
+        namespace=run.namespace,
+        uid=run.uid,
+        generation=run.generation,
+    )
 
 
 def _hints(runs: ClusterRuns, run: ClusterRun) -> str:

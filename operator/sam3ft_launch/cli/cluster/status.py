@@ -8,9 +8,9 @@ from rich.table import Table
 
 from sam3ft_api.status import ConditionType, Phase
 from sam3ft_launch.cli.cluster.place import ClusterPlace, none_there
-from sam3ft_launch.cli.live import duration, figures
-from sam3ft_launch.cli.output import OutputFormat, console, emit
-from sam3ft_launch.kubernetes.observe import condition_of, observed_of, progress_of
+from sam3ft_launch.cli.live import duration, progress_rows
+from sam3ft_launch.cli.output import OutputFormat, console, emit, print_rows
+from sam3ft_launch.kubernetes.observe import condition_of, last_attempt, observed_of, progress_of
 from sam3ft_launch.kubernetes.runs import ClusterRun
 
 _COLUMNS = ("NAME", "PHASE", "STEP", "ETA", "LOSS", "AP", "NODES", "RESTARTS", "AGE", "MESSAGE")
@@ -40,13 +40,13 @@ def show(place: ClusterPlace, run: str | None, *, output: OutputFormat) -> None:
 
 def document(run: ClusterRun, now: datetime) -> dict[str, Any]:
     """Return where a run stands as JSON values: the fields that every backend has, and the status as it is stored."""
-    observed = observed_of(run, now=now)
+    observed, attempt = observed_of(run, now=now), last_attempt(run)
     status = run.status
     return {
         "name": run.name,
         "namespace": run.namespace,
         "uid": run.uid,
-        "attempt": status.attempts[-1].n if status.attempts else 0,
+        "attempt": attempt.n if attempt else 0,
         "phase": run.phase.value,
         "started_unix_s": status.started.timestamp() if status.started else None,
         "places": places(run),
@@ -67,16 +67,14 @@ def _print_one(run: ClusterRun, now: datetime, output: OutputFormat) -> None:
     if output is OutputFormat.JSON:
         emit(**document(run, now))
         return
-    table = Table.grid(padding=(0, 2))
-    for name, value in _rows(run, now):
-        table.add_row(name, value)
-    console().print(table)
+    print_rows(_rows(run, now))
 
 
 def _rows(run: ClusterRun, now: datetime) -> list[tuple[str, str]]:
     status, observed = run.status, observed_of(run, now=now)
     nodes = f", {status.summary.nodes} nodes" if status.summary and status.summary.nodes else ""
-    attempt = f"attempt {status.attempts[-1].n}" if status.attempts else "not started"
+    last = last_attempt(run)
+    attempt = f"attempt {last.n}" if last else "not started"
     rows = [("run", f"{run.name} (namespace {run.namespace}, {attempt}{nodes})")]
     code = "" if observed.exit_code is None else f", code {observed.exit_code}"
     rows.append(("state", f"{run.phase.value}{code}"))
@@ -98,10 +96,7 @@ def _progress_rows(run: ClusterRun, restarts: int) -> list[tuple[str, str]]:
     progress = progress_of(run)
     if progress is None:
         return []
-    rows = [("progress", f"{progress.state}, step {progress.step}/{progress.total_steps}")]
-    rows.append(("", ", ".join(figures(progress, restarts=restarts))))
-    if progress.eta_s is not None and not run.phase.is_final:
-        rows.append(("ETA", duration(progress.eta_s)))
+    rows = progress_rows(progress, restarts=restarts, is_over=run.phase.is_final)
     goodput = run.status.goodput
     if goodput is not None and goodput.lost_seconds:
         lost = ", ".join(f"{cause} {duration(seconds)}" for cause, seconds in sorted(goodput.lost_seconds.items()))
