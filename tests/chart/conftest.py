@@ -1,0 +1,24 @@
+"""What the tests of the chart stand on."""
+
+from pathlib import Path
+
+import pytest
+from chart_bench import Helm
+from tools_here import need_tool
+
+from components import ComponentMissing, binary
+
+
+@pytest.fixture(scope="session")
+def helm_program() -> Path:
+    """The helm that was built from its module."""
+    try:
+        return binary("helm")
+    except ComponentMissing as error:
+        need_tool(str(error))
+
+
+@pytest.fixture
+def helm(helm_program: Path, tmp_path: Path) -> Helm:
+    """Helm without a cluster."""
+    return Helm(helm_program, tmp_path)
