@@ -23,6 +23,7 @@ lock() { # NAME EXTRA...
 
 options=("$@")
 lock cli
+lock build build
 lock trainer trainer
 lock operator operator
 lock dev trainer operator dev
