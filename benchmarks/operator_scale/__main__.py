@@ -162,7 +162,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--reconciles",
         type=int,
-        default=10_000,
+        default=40_000,
         help="looks under which memory is watched; 0: none (default: %(default)s)",
     )
     parser.add_argument("-o", "--output", choices=["table", "json"], default="table", help="json: no tables")
