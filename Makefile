@@ -13,7 +13,7 @@ PYTEST := $(BIN)/python -m pytest
 ARGS ?=
 
 .PHONY: help install components cluster-tools lock demo test test-unit test-operator test-soak soak lint format types imports docstrings spelling package \
-	bench-fullsize bench-loop bench-gpu bench-loss bench-upload bench-restore bench-stream bench-operator chart chart-files deploy clean
+	bench-fullsize bench-loop bench-gpu bench-loss bench-upload bench-restore bench-stream bench-operator chart chart-files deploy images clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,7 +55,7 @@ test-soak: soak ## the same as soak
 lint: install ## ruff: rules and format; shell syntax
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@for script in .ci/run tools/*.sh tools/components/*.sh tools/chart/*.sh tools/cluster/cluster; do bash -n "$$script"; done
+	@for script in .ci/run tools/*.sh tools/components/*.sh tools/chart/*.sh tools/images/*.sh tools/cluster/cluster; do bash -n "$$script"; done
 
 format: install ## let ruff mend what it can
 	@$(BIN)/ruff check --fix-only --quiet .
@@ -76,6 +76,9 @@ spelling: install ## codespell
 
 package: install ## build the wheel and the source archive, and look into them
 	@$(BIN)/python tools/check_package.py
+
+images: ## build both images with docker, podman or buildah; sizes, layers, bills of materials (ARGS="operator --tag 1.0")
+	@$(PYTHON) tools/images/images.py build $(ARGS)
 
 chart-files: install ## write what the chart takes from the code: definition, rules, schema, tables
 	@$(BIN)/python tools/chart/generate.py

@@ -3,6 +3,7 @@
 #   iproute2      networks of their own for the nodes of a group
 #   libfaketime   nodes whose clocks differ
 #   openssl       certificates of a store with an authority of its own
+#   gcc, binutils libraries that stand in for others
 #   Ceph          a second S3 server, monitor, object store daemon and gateway, 200 MB
 set -euo pipefail
 
@@ -12,6 +13,8 @@ need() { # COMMAND PACKAGE...
 }
 need ip iproute2
 need openssl openssl
+need gcc gcc libc6-dev
+need readelf binutils
 for program in radosgw radosgw-admin ceph-mon ceph-osd ceph-authtool monmaptool; do
   need "$program" radosgw ceph-mon ceph-osd ceph-common
 done
