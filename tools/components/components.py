@@ -5,7 +5,8 @@
 
 A component is a folder beside this file: `go.mod` and `go.sum` (a Go program; one that has to be told its version has
 `ldflags`, one that needs files of its module `share`: lines of module and folder, kept as `share/FOLDER`), or
-`package.json` and `package-lock.json` (a Node program). Its place in the cache is named after the hash
+`package.json` and `package-lock.json` (a Node program), or `requirements.lock` (a Python program, whose module is
+`NAME.main`, in an environment of its own). Its place in the cache is named after the hash
 of these files, so that a fresh clone on the same machine finds it built and a changed lock file makes another one. A
 build that is interrupted leaves nothing that looks finished: it happens in a folder of its own, which is renamed at
 the end.
@@ -28,10 +29,12 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 LOCK_FILES = ("go.mod", "go.sum", "package.json", "package-lock.json")
-LDFLAGS, SHARE = "ldflags", "share"
+LDFLAGS, SHARE, REQUIREMENTS = "ldflags", "share", "requirements.lock"
 GO_REQUIREMENT = HERE / "go.lock"
 BUILD_COMMAND = "make components"
-NAMES = tuple(sorted(path.name for path in HERE.iterdir() if any((path / lock).exists() for lock in LOCK_FILES)))
+NAMES = tuple(
+    sorted(path.name for path in HERE.iterdir() if any((path / lock).exists() for lock in (*LOCK_FILES, REQUIREMENTS)))
+)
 """Every component there is."""
 
 
@@ -59,7 +62,7 @@ def home(name: str) -> Path:
     for lock in LOCK_FILES:
         path = HERE / name / lock
         digest.update(path.read_bytes() if path.exists() else b"-")
-    for extra in (LDFLAGS, SHARE):
+    for extra in (LDFLAGS, SHARE, REQUIREMENTS):
         if (path := HERE / name / extra).exists():
             digest.update(path.read_bytes())
     return cache_root() / f"{name}-{digest.hexdigest()[:16]}"
@@ -110,8 +113,10 @@ def build(name: str) -> Path:
         try:
             if (HERE / name / "go.mod").exists():
                 _build_go(HERE / name, staging)
-            else:
+            elif (HERE / name / "package.json").exists():
                 _build_node(HERE / name, staging)
+            else:
+                _build_python(HERE / name, staging)
             staging.rename(target)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
@@ -183,6 +188,16 @@ def _build_node(source: Path, staging: Path) -> None:
         [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--omit=optional"], cwd=staging, check=True
     )
     (staging / "bin").symlink_to("node_modules/.bin")
+
+
+def _build_python(source: Path, staging: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", str(staging)], check=True)
+    install = [str(staging / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*install, "--require-hashes", "-r", str(source / REQUIREMENTS)], check=True)
+    # The scripts of an environment name its first place, and this one is moved when it is complete.
+    program = staging / "bin" / source.name
+    program.write_text(f'#!/bin/sh\nexec "$(dirname "$0")/python" -m {source.name}.main "$@"\n')
+    program.chmod(0o755)
 
 
 @contextmanager
