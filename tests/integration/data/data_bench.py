@@ -11,14 +11,19 @@ import torch
 from PIL import Image
 from s3_server import S3Server
 
-from sam3ft_api.training import TrainingConfig
+from sam3ft_api.training import ModelConfig, TrainingConfig
 from sam3ft_api.worker import ENV_CACHE_DIR, ENV_STORAGE_PROFILES
 from sam3ft_trainer.data.access import DataAccess
 from sam3ft_trainer.data.dataset import CocoDataset, open_dataset
 from sam3ft_trainer.data.figures import merged
 from sam3ft_trainer.data.pipeline import StepBatches, TrainLoader
+from sam3ft_trainer.export.folder import rounded_state, write_folder
+from sam3ft_trainer.model.load import load_model
+from sam3ft_trainer.model.processor import build_processor
 
 WIDTH, HEIGHT = 60, 40
+SIDE = 28
+"""Of what `write_model` takes, px."""
 Document = dict[str, Any]
 
 
@@ -57,6 +62,20 @@ def write_split(folder: Path, document: Document, *, below: str = "") -> Path:
         path = folder / below / entry["file_name"]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(jpeg(entry["id"]))
+    return folder
+
+
+def write_model(folder: Path, *, seed: int) -> Path:
+    """Write a small model as it is published, and return its folder."""
+    folder.mkdir(exist_ok=True)
+    loaded = load_model("preset:tiny-nano", ModelConfig(), resolution=SIDE, device="cpu", seed=seed)
+    write_folder(
+        folder,
+        loaded.sam3,
+        build_processor(loaded.tokenizer, SIDE),
+        state=rounded_state(loaded.sam3, "float32"),
+        dtype="float32",
+    )
     return folder
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from data_bench import Twin
+from data_bench import SIDE, Twin, write_model
 from s3_server import S3Server
 
 from sam3ft_api.errors import InvalidConfig, ModelUnusable, StorageDenied
@@ -20,31 +20,14 @@ from sam3ft_api.training import ModelConfig
 from sam3ft_api.worker import ENV_CACHE_DIR
 from sam3ft_faults.proxy import FaultProxy
 from sam3ft_faults.rules import Rule
-from sam3ft_trainer.export.folder import rounded_state, write_folder
 from sam3ft_trainer.model.load import load_model
-from sam3ft_trainer.model.processor import build_processor
 from sam3ft_trainer.run import model_place
 from sam3ft_trainer.run.fetch import fetch_model
 from sam3ft_trainer.run.model_place import model_headers, place_model
 from sam3ft_trainer.run.preflight import examine
 from sam3ft_trainer.store.access import run_access
 
-SIDE = 28
 CPU = torch.device("cpu")
-
-
-def write_model(folder: Path, *, seed: int) -> Path:
-    """Write a published folder of two shards."""
-    folder.mkdir(exist_ok=True)
-    loaded = load_model("preset:tiny-nano", ModelConfig(), resolution=SIDE, device="cpu", seed=seed)
-    write_folder(
-        folder,
-        loaded.sam3,
-        build_processor(loaded.tokenizer, SIDE),
-        state=rounded_state(loaded.sam3, "float32"),
-        dtype="float32",
-    )
-    return folder
 
 
 @pytest.fixture(scope="module")

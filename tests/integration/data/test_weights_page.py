@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from data_bench import SIDE, write_model
 from s3_server import S3Server
-from test_model_from_bucket import SIDE, write_model
 
 from sam3ft_api.training import TrainingConfig
 from sam3ft_api.worker import ENV_STORAGE_PROFILES
