@@ -10,7 +10,7 @@ from typing import TextIO
 
 from torch import distributed as dist
 
-from sam3ft_api.errors import InvalidConfig
+from sam3ft_api.errors import InvalidConfig, ModelUnusable
 from sam3ft_api.exit_codes import ExitCode
 from sam3ft_api.training import TrainingConfig
 from sam3ft_trainer.data.order import steps_per_epoch
@@ -21,7 +21,7 @@ from sam3ft_trainer.run.events import Reporter, RunReporter, Silent
 from sam3ft_trainer.run.facts import run_facts
 from sam3ft_trainer.run.flags import FlagReader
 from sam3ft_trainer.run.foundation import Foundation, lay_foundation
-from sam3ft_trainer.run.group import join_group
+from sam3ft_trainer.run.group import Group, join_group
 from sam3ft_trainer.run.horizon import planned_steps
 from sam3ft_trainer.run.micro_batch import choose_micro_batch
 from sam3ft_trainer.run.prefetch import DeviceFeed
@@ -62,6 +62,7 @@ def open_session(config: TrainingConfig, environment: WorkerEnvironment, last_wo
         group = join_group(device)
         stack.callback(group.close)
         foundation = lay_foundation(config, device=device, group=group, reporter=reporter)
+        refuse_different_weights(group, foundation.loaded.digest, uri=config.model.uri)
         store = _claim(config, environment, foundation)
         stack.callback(store.close)
         last_word.claimed(store.objects)
@@ -69,6 +70,29 @@ def open_session(config: TrainingConfig, environment: WorkerEnvironment, last_wo
         last_word.micro_batch, last_word.checkpoint_step = state.micro_batch, store.newest_step
         last_word.step = state.step
         yield _assemble(config, environment, last_word, foundation, store, state, watchdog, stack)
+
+
+def refuse_different_weights(group: Group, digest: str, *, uri: str) -> None:
+    """Make sure that all ranks begin with the same weights; a collective.
+
+    Later steps only add equal changes, so ranks that began apart stay apart, and nothing else would notice.
+
+    Args:
+        group: of the round.
+        digest: of the weights that this rank has loaded.
+        uri: where they come from.
+
+    Raises:
+        ModelUnusable: on every rank, when one of them has others.
+    """
+    digests: list[str] = group.broadcast(group.gather(digest))
+    apart = [rank for rank, other in enumerate(digests) if other != digests[0]]
+    if apart:
+        raise ModelUnusable(
+            f"the initial weights at {uri} are not the same for all: rank 0 has loaded {digests[0][:16]}, "
+            f"rank {apart[0]} {digests[apart[0]][:16]}; put the same files on every node, and let nobody replace them "
+            "while a run starts"
+        )
 
 
 def _open_reporter(config: TrainingConfig, environment: WorkerEnvironment) -> Reporter:
