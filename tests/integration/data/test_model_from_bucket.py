@@ -5,7 +5,9 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import torch
 from data_bench import SIDE, Twin, write_model
 from s3_server import S3Server
 
-from sam3ft_api.errors import InvalidConfig, ModelUnusable, StorageDenied
+from sam3ft_api.errors import InvalidConfig, ModelUnusable, StorageDenied, StorageUnavailable
 from sam3ft_api.exit_codes import ExitCode
 from sam3ft_api.training import ModelConfig
 from sam3ft_api.worker import ENV_CACHE_DIR
@@ -216,6 +218,53 @@ def test_bytes_that_differ_from_the_manifest_are_refused(
 
     with pytest.raises(ModelUnusable, match=rf"{uri}: 1 files are missing or damaged \(tokenizer.json\)"):
         place_model(uri, config, environ)
+
+
+def test_a_model_that_is_replaced_while_it_is_read_is_not_taken(
+    both: Twin, uri: str, proxy: FaultProxy, s3_server: S3Server, tmp_path: Path
+) -> None:
+    """Other weights of the same architecture have the same size: the list alone shows that they are others."""
+    proxy.rules(Rule(methods=("GET",), path="model.safetensors", delay_s=2.0))
+    other = write_model(tmp_path / "other", seed=2)
+    config, cache = both.config(), tmp_path / "cache"
+    environ = both.environ(**{ENV_CACHE_DIR: str(cache)})
+    with ThreadPoolExecutor(1) as threads:
+        fetching = threads.submit(place_model, uri, config, environ)
+        give_up_at = time.monotonic() + 30
+        while not fetched(proxy, "model.safetensors"):
+            assert time.monotonic() < give_up_at
+            time.sleep(0.01)
+        s3_server.upload_folder(both.bucket, "models/nano", other)
+        with pytest.raises(StorageUnavailable, match=r"model.safetensors.* changed while the model was read"):
+            fetching.result(60)
+    assert [] == [path for path in (cache / "models").iterdir() if path.is_dir()]
+
+
+def test_what_a_killed_fetch_has_left_is_removed_by_the_next_one_of_any_model(
+    both: Twin, uri: str, tmp_path: Path
+) -> None:
+    left = tmp_path / "cache" / "models" / f"{'0' * 24}.abc.part"
+    left.mkdir(parents=True)
+    (left / "model.safetensors").write_bytes(b"half")
+    place_model(uri, both.config(), both.environ(**{ENV_CACHE_DIR: str(tmp_path / "cache")}))
+    assert not left.exists()
+
+
+def test_an_index_that_leads_out_of_the_folder_is_refused(
+    both: Twin, s3_server: S3Server, folder: Path, tmp_path: Path
+) -> None:
+    hostile = Path(shutil.copytree(folder, tmp_path / "hostile"))
+    (hostile / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": "../../secret.safetensors", "b": ["x"], "c": "model.safetensors"}})
+    )
+    s3_server.upload_folder(both.bucket, "models/hostile", hostile)
+    config = both.config(scratch={"resolution": SIDE})
+    hostile_uri = f"s3://{both.bucket}/models/hostile"
+    with (
+        model_headers(hostile_uri, config, both.environ()) as place,
+        pytest.raises(ModelUnusable, match=r"names 3 weight files, 2 are missing"),
+    ):
+        place.inspect(config)
 
 
 def test_an_address_of_an_unknown_kind_is_refused(both: Twin) -> None:

@@ -74,8 +74,11 @@ def weight_files(folder: Path) -> list[Path]:
     """
     index = folder / INDEX
     if index.is_file():
-        names = sorted(set(read_json(index).get("weight_map", {}).values()))
-        missing = [name for name in names if not (folder / name).is_file()]
+        named = read_json(index).get("weight_map")
+        values = named.values() if isinstance(named, dict) else ()
+        names = sorted({name if isinstance(name, str) else "?" for name in values})
+        # A name with a path would lead out of the folder.
+        missing = [name for name in names if Path(name).name != name or not (folder / name).is_file()]
         if missing or not names:
             raise ModelUnusable(
                 f"{index} names {len(names)} weight files, {len(missing)} are missing ({', '.join(missing[:3])}); "

@@ -1,6 +1,7 @@
 """What stands before a run is claimed: ranks, data, weights, optimizer, and how it all fits into memory."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -41,8 +42,17 @@ class Foundation:
     access: DataAccess
 
 
-def lay_foundation(config: TrainingConfig, *, device: torch.device, group: Group, reporter: Reporter) -> Foundation:
+def lay_foundation(
+    config: TrainingConfig, *, device: torch.device, group: Group, reporter: Reporter, beat: Callable[[str], None]
+) -> Foundation:
     """Read data and weights and build what is trained; nothing is written anywhere.
+
+    Args:
+        config: the run's settings.
+        device: of this rank.
+        group: of the round.
+        reporter: of rank 0, silent elsewhere.
+        beat: told while it is waited for something that may take long, so that nobody takes it for a hang.
 
     Raises:
         InvalidDataset, ModelUnusable, InvalidConfig, StorageDenied, DeviceOutOfMemory: as the parts say.
@@ -54,7 +64,7 @@ def lay_foundation(config: TrainingConfig, *, device: torch.device, group: Group
     # Before the weights: random presets and the first sums must not depend on the machine's number of cores.
     machine.settle(device, config.runtime, precision=config.scratch.precision, committed_threads=None)
     reporter.progress(state="loading", message="planning memory and loading the model", force=True)
-    place = place_model(config.model.uri, config, os.environ, tell=partial(_tell_fetching, reporter))
+    place = place_model(config.model.uri, config, os.environ, tell=partial(_tell_fetching, reporter, beat))
     if place.is_fresh:
         reporter.event("model_fetched", address=place.origin, folder=place.uri)
     memory = lay_out_memory(
@@ -87,8 +97,10 @@ def lay_foundation(config: TrainingConfig, *, device: torch.device, group: Group
     )
 
 
-def _tell_fetching(reporter: Reporter, arrived: int, total: int) -> None:
-    reporter.progress(message=f"fetching the model: {arrived:,} of {total:,} bytes")
+def _tell_fetching(reporter: Reporter, beat: Callable[[str], None], arrived: int, total: int) -> None:
+    beat("fetching the model")
+    said = f"{arrived:,} of {total:,} bytes" if total else "another process of this node does it"
+    reporter.progress(message=f"fetching the model: {said}")
 
 
 def open_splits(config: TrainingConfig, access: DataAccess | None = None) -> dict[str, CocoDataset]:

@@ -3,6 +3,7 @@
 import fnmatch
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -25,6 +26,8 @@ _THREADS = 8
 _HEADER_BYTES = 100_000_000
 """What the safetensors format allows."""
 _SHOWN = 5
+_NAME = re.compile(r"[A-Za-z0-9_][\w.+-]*")
+"""What a file beside others may be called; every published file is."""
 
 
 def is_wanted(name: str) -> bool:
@@ -44,7 +47,7 @@ def list_model(store: Store, *, outage_s: float) -> dict[str, ObjectInfo]:
         StorageDenied, StorageUnavailable: as the store says.
     """
     present = with_patience(lambda: store.list_objects(""), outage_s=outage_s)
-    infos = {info.key: info for info in present if "/" not in info.key}
+    infos = {info.key: info for info in present if _NAME.fullmatch(info.key)}
     wanted = {name: info for name, info in sorted(infos.items()) if is_wanted(name) or name == MANIFEST}
     if "config.json" not in wanted:
         others = ", ".join(sorted(infos)[:_SHOWN]) or "nothing"
@@ -73,6 +76,7 @@ def fetch_whole(store: Store, files: Files, folder: Path, *, outage_s: float, te
     small = [info for name, info in files.items() if not name.endswith(".safetensors")]
     _fetch(store, small, folder, outage_s, None)
     _fetch(store, _weights(files, folder), folder, outage_s, tell)
+    _refuse_replaced(store, files, outage_s)
     refuse_damaged(folder, store.address)
 
 
@@ -89,6 +93,18 @@ def fetch_headers(store: Store, files: Files, folder: Path, *, outage_s: float) 
         with (folder / info.key).open("wb") as file:
             file.write(header)
             file.truncate(info.size)
+    _refuse_replaced(store, files, outage_s)
+
+
+def _refuse_replaced(store: Store, files: Files, outage_s: float) -> None:
+    """Make sure that the files are still those that were listed: a new one of the same size would go unnoticed."""
+    now = list_model(store, outage_s=outage_s)
+    changed = sorted(name for name in {*now, *files} if now.get(name) != files.get(name))
+    if changed:
+        raise StorageUnavailable(
+            f"{store.address}: {', '.join(changed[:3])} changed while the model was read; somebody writes it: start "
+            "again once it is complete"
+        )
 
 
 def refuse_damaged(folder: Path, address: str) -> None:
@@ -105,7 +121,12 @@ def refuse_damaged(folder: Path, address: str) -> None:
         return
     listed = read_json(folder / MANIFEST).get("files")
     entries = listed if isinstance(listed, dict) else {}
-    wrong = [name for name, entry in sorted(entries.items()) if is_wanted(name) and _differs(folder / name, entry)]
+    looked_at = {path.name for path in folder.iterdir()} | {name for name in entries if not _is_weights(name)}
+    wrong = [
+        name
+        for name, entry in sorted(entries.items())
+        if name in looked_at and _NAME.fullmatch(name) and is_wanted(name) and _differs(folder / name, entry)
+    ]
     if wrong:
         raise ModelUnusable(
             f"{address}: {len(wrong)} files are missing or damaged ({', '.join(wrong[:3])}), as its {MANIFEST} says; "
@@ -123,6 +144,11 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _is_weights(name: str) -> bool:
+    """Weights that the index does not name are not fetched, and `weight_files` misses those that it does."""
+    return name.endswith(".safetensors")
+
+
 def _differs(path: Path, entry: Any) -> bool:
     return not isinstance(entry, dict) or not path.is_file() or sha256_of(path) != entry.get("sha256")
 
@@ -133,7 +159,7 @@ def _weights(files: Files, folder: Path) -> list[ObjectInfo]:
     if not (folder / INDEX).is_file():
         return weights
     named = read_json(folder / INDEX).get("weight_map")
-    names = set(named.values()) if isinstance(named, dict) else set()
+    names = {name for name in named.values() if isinstance(name, str)} if isinstance(named, dict) else set()
     return [info for info in weights if info.key in names]
 
 

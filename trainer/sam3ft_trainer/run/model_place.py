@@ -13,11 +13,13 @@ import json
 import os
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import torch
 from transformers import Sam3Config
@@ -36,6 +38,7 @@ MODELS = "models"
 """Folder of the copies, below the node's cache."""
 _HASHES = "sam3ft-hashes.json"
 """SHA-256 by name, in each copy; written last."""
+_POLL_S = 1.0
 _ROOM = 1.02
 """Room asked for, as a multiple of the files."""
 
@@ -102,7 +105,7 @@ def place_model(
         uri: as `model.uri`.
         config: storage profile and outage budget of the run.
         environ: variables of the process: credentials, SAM3FT_CACHE_DIR, SAM3FT_WORK_DIR.
-        tell: told of (bytes fetched, bytes in all) while a copy is made.
+        tell: told of (bytes fetched, bytes in all) while a copy is made, of (0, 0) while another process makes it.
 
     Raises:
         InvalidConfig: the address is malformed, or there is no such storage profile.
@@ -120,7 +123,12 @@ def place_model(
     base = _base(environ)
     try:
         return _copy_of(
-            base, name, store, files, lambda folder: fetch_whole(store, files, folder, outage_s=outage_s, tell=tell)
+            base,
+            name,
+            store,
+            files,
+            lambda folder: fetch_whole(store, files, folder, outage_s=outage_s, tell=tell),
+            lambda: None if tell is None else tell(0, 0),
         )
     except OSError as error:
         raise StorageDenied(
@@ -173,26 +181,48 @@ def _base(environ: Mapping[str, str]) -> Path:
     return Path(scratch)
 
 
-def _copy_of(base: Path, name: str, store: Store, files: Files, fetch: Callable[[Path], None]) -> ModelPlace:
+def _copy_of(
+    base: Path, name: str, store: Store, files: Files, fetch: Callable[[Path], None], wait: Callable[[], None]
+) -> ModelPlace:
     base.mkdir(parents=True, exist_ok=True, mode=0o700)
     folder, fresh = base / name, False
     use = os.open(base / f"{name}.users", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    fcntl.flock(use, fcntl.LOCK_SH)
-    # All processes of a node hash at the same time; only those that find nothing, or damage, queue up.
-    if not _is_intact(folder):
-        with (base / f"{name}.lock").open("ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not _is_intact(folder):
-                _fetch_into(folder, sum(info.size for info in files.values()), fetch)
-                fresh = True
-    os.utime(use)
+    try:
+        fcntl.flock(use, fcntl.LOCK_SH)
+        # All processes of a node hash at the same time; only those that find nothing, or damage, queue up.
+        if not _is_intact(folder):
+            with _locked(base / f"{name}.lock", wait):
+                if not _is_intact(folder):
+                    _fetch_into(folder, sum(info.size for info in files.values()), fetch)
+                    fresh = True
+        os.utime(use)
+    except BaseException:
+        os.close(use)
+        raise
     return ModelPlace(str(folder), store.address, fresh, use)
+
+
+@contextmanager
+def _locked(path: Path, wait: Callable[[], None]) -> Iterator[None]:
+    """Hold a lock of the node; `wait` is called every second as long as another process has it."""
+    with path.open("ab") as lock:
+        while not _try_lock(lock):
+            wait()
+            time.sleep(_POLL_S)
+        yield
+
+
+def _try_lock(lock: IO[bytes]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _fetch_into(folder: Path, size: int, fetch: Callable[[Path], None]) -> None:
     """Make the copy beside its place, and put it there when it is whole; what was there before is removed."""
-    for left_behind in folder.parent.glob(f"{folder.name}.*.part"):  # of a process that was killed while it fetched
-        shutil.rmtree(left_behind, ignore_errors=True)
+    _sweep(folder.parent, folder.name)
     shutil.rmtree(folder, ignore_errors=True)
     _make_room(folder.parent, size)
     part = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.part")
@@ -206,12 +236,25 @@ def _fetch_into(folder: Path, size: int, fetch: Callable[[Path], None]) -> None:
         shutil.rmtree(part, ignore_errors=True)
 
 
+def _sweep(base: Path, own: str) -> None:
+    """Remove what killed processes have left half-fetched; whoever fetches now holds the lock of that name."""
+    for part in base.glob("*.part"):
+        name = part.name.partition(".")[0]
+        with (base / f"{name}.lock").open("ab") as lock:
+            if name == own or _try_lock(lock):
+                shutil.rmtree(part, ignore_errors=True)
+
+
 def _is_intact(folder: Path) -> bool:
-    """Say whether a copy is there whose every byte is as it was fetched."""
+    """Say whether a copy is there whose every byte is as it was fetched.
+
+    Raises:
+        OSError: it is there, and cannot be read.
+    """
     try:
         hashes = json.loads((folder / _HASHES).read_text())
         return all(sha256_of(folder / name) == known for name, known in hashes.items())
-    except (OSError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return False
 
 

@@ -61,7 +61,7 @@ def open_session(config: TrainingConfig, environment: WorkerEnvironment, last_wo
         device = machine.select_device(config.runtime.device, local_rank=environment.local_rank)
         group = join_group(device)
         stack.callback(group.close)
-        foundation = lay_foundation(config, device=device, group=group, reporter=reporter)
+        foundation = lay_foundation(config, device=device, group=group, reporter=reporter, beat=watchdog.beat)
         refuse_different_weights(group, foundation.loaded.digest, uri=config.model.uri)
         store = _claim(config, environment, foundation)
         stack.callback(store.close)
