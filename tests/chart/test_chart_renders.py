@@ -12,7 +12,7 @@ from chart_bench import CHART, Helm, of_kind, the
 
 from sam3ft_launch.kubernetes.rights import user_roles
 from sam3ft_operator.options import parse
-from sam3ft_operator.rbac import LEASE_NAME, RUN_RULES, lease_rules
+from sam3ft_operator.rbac import RUN_RULES, lease_rules
 
 ROOT = CHART.parents[1]
 CASES = sorted(path.name for path in (CHART / "ci").glob("*.yaml"))
@@ -49,7 +49,7 @@ def test_the_operator_reads_what_the_chart_gives_it(helm: Helm, case: str, tmp_p
     options = parse(arguments, environ={"POD_NAMESPACE": "ops"})
     given = yaml.safe_load((CHART / "ci" / case).read_text())
     assert given.get("watchNamespace", "") == options.namespace
-    assert ("ops", LEASE_NAME) == (options.lease.namespace, options.lease.name)
+    assert ("ops", "demo-sam3ft") == (options.lease.namespace, options.lease.name)
     assert options.cluster.operator_image == container["image"]
     assert options.cluster.operator_labels.items() <= deployment["spec"]["template"]["metadata"]["labels"].items()
     assert {"default", *given.get("workerProfiles", {})} == set(options.cluster.worker_profiles)
@@ -79,7 +79,7 @@ def test_the_settings_of_runs_arrive(helm: Helm, tmp_path: Path) -> None:
 def test_rights_are_those_of_the_code(helm: Helm) -> None:
     objects = helm.render()
     assert [rule.to_rule() for rule in RUN_RULES] == the(objects, "ClusterRole", "demo-sam3ft")["rules"]
-    assert lease_rules() == the(objects, "Role", "demo-sam3ft-lease")["rules"]
+    assert lease_rules("demo-sam3ft") == the(objects, "Role", "demo-sam3ft-lease")["rules"]
     for role in user_roles():
         name = role["metadata"]["name"].replace("sam3ft-", "demo-sam3ft-")
         rendered = the(objects, "ClusterRole", name)
@@ -139,6 +139,7 @@ def test_changed_profiles_restart_the_operator(helm: Helm) -> None:
         ({"storageProfiles": {"lab": {"endpoint": "s3.lab"}}}, "endpoint"),
         ({"storageProfiles": {"lab": {"secretKey": "x"}}}, "secretKey"),
         ({"runs": {"storeCidr": []}}, "storeCidr"),
+        ({"workerProfiles": {"a": {"env": {"A-B": "x"}}}}, "A-B"),
         ({"runs": {"operatorImage": "x"}}, "operatorImage"),
         ({"runs": {"unreachableS": -1}}, "unreachableS"),
     ],
@@ -232,3 +233,30 @@ def test_the_values_of_the_guide_are_taken_by_chart_and_operator(helm: Helm, tmp
 def known_kind(kind: str) -> list[str]:
     """Return the words that let helm believe in a kind of the Prometheus operator."""
     return ["--api-versions", f"monitoring.coreos.com/v1/{kind}"]
+
+
+@pytest.mark.parametrize("name", ["2024", "1abc"])
+def test_names_that_are_numbers_or_begin_with_one_are_names(helm: Helm, name: str) -> None:
+    text = helm(
+        "template", name, str(CHART), "-n", "0815", "--kube-version", "1.35.4", "--set-string", "watchNamespace=123"
+    ).stdout
+    objects = [document for document in yaml.safe_load_all(text) if document]
+    for found in objects:
+        labels = found["metadata"].get("labels", {})
+        assert all(isinstance(value, str) for value in labels.values()), found["kind"]
+        assert isinstance(found["metadata"].get("namespace", ""), str), found["kind"]
+        assert found["metadata"]["name"][0].isalpha() or found["kind"] == "ClusterRole"
+    settings = yaml.safe_load(of_kind(objects, "ConfigMap")[0]["data"]["cluster-settings.yaml"])
+    assert "0815" == settings["operator_namespace"]
+
+
+def test_two_releases_have_nothing_in_common_that_only_one_can_have(helm: Helm) -> None:
+    objects = [helm.render(watchNamespace=team, crds={"enabled": False}) for team in ("team-a", "team-b")]
+    of_cluster = [{it["metadata"]["name"] for it in of_kind(found, "ClusterRole")} for found in objects]
+    assert 2 == len(of_cluster[0])
+    assert set() == of_cluster[0] & of_cluster[1]
+    names = [
+        next(iter(helm("template", release, str(CHART), "--kube-version", "1.35.4").stdout.split("--lease-name=")[1:]))
+        for release in ("one", "two")
+    ]
+    assert names[0].split()[0] != names[1].split()[0]

@@ -165,6 +165,10 @@ def _plain(node: Any, definitions: Schema) -> Any:
     kept = {key: _plain(value, definitions) for key, value in node.items() if key not in _DROPPED | {"properties"}}
     if isinstance(properties, dict):  # its keys are names, not words of the schema
         kept["properties"] = {name: _plain(rule, definitions) for name, rule in properties.items()}
+    if "patternProperties" in kept:
+        kept.setdefault("additionalProperties", False)
+    if kept.get("type") == "object" and "maxLength" in kept:
+        kept["maxProperties"] = kept.pop("maxLength")
     for word, standard in (("ge", "minimum"), ("le", "maximum")):
         if word in node:
             kept[standard] = node[word]

@@ -114,10 +114,6 @@
   - update
 {{- end -}}
 
-{{- define "sam3ft.leaseName" -}}
-sam3ft-operator
-{{- end -}}
-
 {{- define "sam3ft.progressPort" -}}
 7351
 {{- end -}}

@@ -1,5 +1,10 @@
-{{/* The name of every object of a release. */}}
+{{/* The name of every object of a release; names of Services begin with a letter. */}}
 {{- define "sam3ft.fullname" -}}
+{{- $name := include "sam3ft.givenName" . -}}
+{{- ternary $name (printf "sam3ft-%s" $name | trunc 50 | trimSuffix "-") (regexMatch "^[a-z]" $name) -}}
+{{- end -}}
+
+{{- define "sam3ft.givenName" -}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
 {{- else -}}
@@ -16,7 +21,7 @@
 {{- define "sam3ft.labels" -}}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
 app.kubernetes.io/part-of: sam3ft
 {{ include "sam3ft.selectorLabels" . }}
 {{- with .Values.commonLabels }}
@@ -27,7 +32,17 @@ app.kubernetes.io/part-of: sam3ft
 {{/* Labels by which the operator's pods are known, also to the policies of runs: they never change. */}}
 {{- define "sam3ft.selectorLabels" -}}
 app.kubernetes.io/name: sam3ft-operator
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+{{- end -}}
+
+{{/* The Lease: two releases of one namespace look after different runs, and both are to act. */}}
+{{- define "sam3ft.leaseName" -}}
+{{ include "sam3ft.fullname" . }}
+{{- end -}}
+
+{{/* Roles of the cluster: releases that look after one namespace each may have the same name. */}}
+{{- define "sam3ft.roleName" -}}
+{{- with .Values.watchNamespace }}{{ . }}-{{ end }}{{ include "sam3ft.fullname" . }}
 {{- end -}}
 
 {{- define "sam3ft.serviceAccountName" -}}
