@@ -6,8 +6,9 @@ multiple of the JSON in time and memory, and the objects that pass here are many
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlencode
 
@@ -151,16 +152,18 @@ class Api:
         manager: str,
         subresource: str = "",
         content_type: str = MERGE_PATCH,
+        options: Mapping[str, str] = MappingProxyType({}),
     ) -> Body:
         """Patch an object, or a part of it, and return it.
 
-        A resourceVersion or uid in `metadata` is a precondition.
+        A resourceVersion or uid in `metadata` is a precondition. `options` are further parameters of
+        the query: `fieldValidation`, and `force` for an apply.
 
         Raises:
             ApiProblem: 404 when it does not exist, 409 Conflict when a precondition fails.
         """
         path = kind.path(namespace, name, subresource)
-        query = {"fieldManager": manager}
+        query = {"fieldManager": manager, **options}
         return self._send("patch", kind, "PATCH", path, query, body=body, content_type=content_type)
 
     def delete(self, kind: Kind, namespace: str, name: str, *, uid: str = "", is_forced: bool = False) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from kubernetes import config
+from kubernetes.config import kube_config
+from yaml import YAMLError
 
 from sam3ft_api.errors import InvalidConfig
 from sam3ft_launch.kubernetes.api import Api, ApiSettings
@@ -36,6 +38,10 @@ def connect(*, kubeconfig: str | None, context: str | None, namespace: str | Non
         api = Api(settings)
     except RuntimeError as error:
         raise InvalidConfig(str(error)) from None
+    except (TypeError, ValueError, AttributeError, YAMLError) as error:
+        # The client takes whatever a kubeconfig holds for what it should hold.
+        where = kubeconfig or "~/.kube/config"
+        raise InvalidConfig(f"{where} is no kubeconfig ({type(error).__name__}: {error}); name another one") from None
     return ClusterRuns(api, namespace or _namespace_of(kubeconfig, context) or DEFAULT_NAMESPACE)
 
 
@@ -50,11 +56,17 @@ def _of_user(environ: Mapping[str, str]) -> str | None:
 
 
 def _namespace_of(kubeconfig: str | None, context: str | None) -> str:
-    """Return the namespace of the context, or of the pod; empty when neither is named."""
-    library: Any = config  # published without types
-    try:
-        contexts, current = library.list_kube_config_contexts(kubeconfig)
-    except (config.ConfigException, OSError):
+    """Return the namespace of the context, or where there is no kubeconfig of the pod; empty when none is named.
+
+    Raises:
+        InvalidConfig: the kubeconfig is no such file.
+    """
+    if kubeconfig is None and context is None:
         return _NAMESPACE_FILE.read_text().strip() if _NAMESPACE_FILE.is_file() else ""
-    chosen = next((it for it in contexts if it["name"] == context), current) if context else current
-    return str((chosen.get("context") or {}).get("namespace") or "")
+    library: Any = kube_config  # published without types
+    try:
+        merged = library.KubeConfigMerger(kubeconfig or library.KUBE_CONFIG_DEFAULT_LOCATION).config
+        name = context or merged["current-context"]
+        return str(merged["contexts"].get_with_name(name)["context"].safe_get("namespace") or "")
+    except (config.ConfigException, OSError, TypeError, AttributeError) as error:
+        raise InvalidConfig(f"the kubeconfig has no context to act in: {error}; name one by --context") from None

@@ -56,9 +56,17 @@ def _unseen(run: ClusterRun, now: datetime) -> Explanation | None:
         return Explanation(
             "not looked after",
             f"no operator has looked at it since it was made, {age_s:.0f} s ago",
-            f"see whether the operator runs and looks after namespace {run.namespace}",
+            _operator(run),
+        )
+    if run.phase in _STILL and run.status.observed_generation < run.generation:
+        return Explanation(
+            run.phase.value, "its newest change waits for the operator", f"if it stays so, {_operator(run)}"
         )
     return None
+
+
+def _operator(run: ClusterRun) -> str:
+    return f"see whether the operator runs and looks after namespace {run.namespace}"
 
 
 def _failure(run: ClusterRun) -> str:

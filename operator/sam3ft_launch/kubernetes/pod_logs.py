@@ -4,10 +4,12 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from sam3ft_api import names
 from sam3ft_launch.kubernetes.api import CONNECT_S, ApiProblem
+from sam3ft_launch.kubernetes.objects.trainer_pod import CONTAINER
 from sam3ft_launch.kubernetes.runs import ClusterRun, ClusterRuns, told
 
 POLL_S = 2.0
@@ -19,8 +21,11 @@ GIVE_UP_S = 120.0
 """For so long a stream that broke is opened again; what the cluster says then is told."""
 OPENED_S = CONNECT_S + 2.0
 """A stream that breaks later than this was open: nobody waits longer for a connection."""
-_GONE, _NO_LOG_YET, _TOO_MANY, _NOT_WELL = 404, 400, 429, 500
-_STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\.?(\d{0,9})Z ")
+_GONE, _REFUSED, _TOO_MANY, _NOT_WELL = 404, 400, 429, 500
+_NOT_YET = re.compile(r"waiting to start|ContainerCreating|PodInitializing|not available")
+"""How the API server says that a container has no log yet; with the same code it refuses other things."""
+_STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\.?(\d{0,9})(Z|[+-]\d\d:\d\d) ")
+"""What the node writes before each line: in its own time zone, to the nanosecond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,13 +146,14 @@ class PodLogs:
         """
         asked, last, lost_s = {"follow": "true", **query}, "", None
         while True:
-            opened_s = time.monotonic()
+            opened_s, seen = time.monotonic(), last
             try:
                 for moment, line in self._stamped(pod, asked):
                     lost_s = None
-                    if moment and moment <= last:
-                        continue  # the server begins at the whole second
-                    last = moment or last
+                    if moment and moment <= seen:
+                        continue  # a stream that was opened again begins at the whole second
+                    seen = ""  # from here on all is new, whatever the node's clock says
+                    last = max(last, moment)
                     yield line
             except ApiProblem as problem:
                 broken_s = time.monotonic()
@@ -156,22 +162,36 @@ class PodLogs:
                     self._tell(f"the log of {pod.name} broke off ({problem.message}); opening it again")
                 if broken_s - lost_s > GIVE_UP_S:
                     raise told(problem, f"reading the log of {pod.name}, for {broken_s - lost_s:.0f} s") from None
-                since = {"sinceTime": f"{last[:19]}Z"} if last else query
-                asked = {"follow": "true", **since}
                 time.sleep(POLL_S)
             else:
-                return
+                # Also a node's agent or an API server that is started anew ends a stream as if all had been said.
+                if not self._goes_on(pod):
+                    return
+                time.sleep(POLL_S)
+            since = {"sinceTime": f"{last[:19]}Z"} if last else query
+            asked = {"follow": "true", **since}
+
+    def _goes_on(self, pod: LogPod) -> bool:
+        """Tell whether a pod whose log has ended is still there and at work."""
+        found = [it for it in self._runs.pods(self._run) if it["metadata"].get("uid") == pod.uid]
+        return any((it.get("status") or {}).get("phase") == "Running" for it in found)
 
     def _stamped(self, pod: LogPod, query: dict[str, Any]) -> Iterator[tuple[str, str]]:
         """Yield each line with its time, which sorts as text; the time is empty where the server gives none."""
         try:
-            stamped = {"timestamps": "true", **query}
+            stamped = {"timestamps": "true", "container": CONTAINER, **query}
             for line in self._runs.api.log(self._runs.namespace, pod.name, stamped, silence_s=SILENCE_S):
                 found = _STAMP.match(line)
-                yield (f"{found[1]}.{found[2]:0<9}", line[found.end() :]) if found else ("", line)
+                yield (_moment(found), line[found.end() :]) if found else ("", line)
         except ApiProblem as problem:
-            if problem.code in (_GONE, _NO_LOG_YET):
+            if problem.code == _GONE or (problem.code == _REFUSED and _NOT_YET.search(problem.message)):
                 return
             if "follow" in query and (problem.code in (0, _TOO_MANY) or problem.code >= _NOT_WELL):
                 raise
             raise told(problem, f"reading the log of {pod.name}") from None
+
+
+def _moment(stamp: re.Match[str]) -> str:
+    """Return a stamp in UTC, so that it sorts as text."""
+    second = datetime.fromisoformat(stamp[1] + ("+00:00" if stamp[3] == "Z" else stamp[3])).astimezone(UTC)
+    return f"{second:%Y-%m-%dT%H:%M:%S}.{stamp[2]:0<9}"

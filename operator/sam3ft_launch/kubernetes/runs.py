@@ -1,8 +1,11 @@
 """The runs of one namespace, as their users see and change them: with their own rights, through the resource alone."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
@@ -17,6 +20,11 @@ from sam3ft_launch.kubernetes.kinds import EVENT, FINETUNE, JOB, POD, Kind
 
 FIELD_MANAGER = "sam3ft"
 """Owns the fields that `sam3ft` has written; other tools own theirs."""
+_MANAGER = re.compile(r'conflicts? with "([^"]+)"')
+"""How the API server names those whose fields an apply would change."""
+_STRICT = MappingProxyType({"fieldValidation": "Strict"})
+"""A definition that is older than this program must not drop what it does not know."""
+_CONFLICT = 409
 _PAGE = 500
 _SHOWN_NAMES = 20
 
@@ -151,11 +159,28 @@ class ClusterRuns:
             "spec": finetune.spec.model_dump(mode="json", exclude_unset=True),
         }
         try:
-            return to_run(
-                self.api.patch(FINETUNE, self.namespace, metadata.name, body, manager=FIELD_MANAGER, content_type=APPLY)
-            )
+            return to_run(self._applied(metadata.name, body))
         except ApiProblem as problem:
             raise told(problem, f"applying {metadata.name}") from None
+
+    def _applied(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Apply; what this program itself has set by another verb, as `scale`, the file takes back."""
+        apply = partial(
+            self.api.patch,
+            FINETUNE,
+            self.namespace,
+            name,
+            body,
+            manager=FIELD_MANAGER,
+            content_type=APPLY,
+        )
+        try:
+            return apply(options=_STRICT)
+        except ApiProblem as problem:
+            managers = set(_MANAGER.findall(problem.message))
+            if problem.code != _CONFLICT or managers != {FIELD_MANAGER}:
+                raise
+            return apply(options={**_STRICT, "force": "true"})
 
     def change(self, run: ClusterRun, **spec: Any) -> ClusterRun:
         """Merge fields into the spec of exactly this resource, whatever else is changed at the same time.
@@ -166,7 +191,8 @@ class ClusterRuns:
         """
         body = {"metadata": {"uid": run.uid}, "spec": spec}
         try:
-            return to_run(self.api.patch(FINETUNE, self.namespace, run.name, body, manager=FIELD_MANAGER))
+            patched = self.api.patch(FINETUNE, self.namespace, run.name, body, manager=FIELD_MANAGER, options=_STRICT)
+            return to_run(patched)
         except ApiProblem as problem:
             if problem.code in (404, 409):
                 raise NoSuchRun(f"{run.name} was deleted at the same moment") from None

@@ -291,6 +291,18 @@ def test_what_another_tool_has_written_is_not_overwritten(site: Site, user: Term
     assert ".spec.training" in message
 
 
+def test_the_file_takes_back_what_the_command_itself_has_changed(site: Site, user: Terminal) -> None:
+    user("run", "blood.yaml", "--detach")
+    user("scale", "blood", "--nodes", "3")
+    user("suspend", "blood", "--no-wait")
+    file = user.site.folder / "blood.yaml"
+    file.write_text(file.read_text() + "  suspend: false\n")
+
+    user("run", "blood.yaml", "--detach")
+    spec = site.resource("blood")["spec"]
+    assert (2, False) == (spec["workers"]["nodes"], spec["suspend"])
+
+
 def test_the_example_of_the_page_works_as_it_stands(user: Terminal, operator: OperatorProcess) -> None:
     lines = [line.split() for line in PAGE.read_text().splitlines() if line.startswith("    kubectl sam3ft ")]
     site = user.site

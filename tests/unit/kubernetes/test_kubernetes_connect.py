@@ -56,3 +56,20 @@ def test_a_kubeconfig_that_is_named_and_missing_is_told(home: Path, monkeypatch:
     monkeypatch.setenv("KUBECONFIG", str(home / "nowhere"))
     with pytest.raises(InvalidConfig, match=r"no credentials for a cluster.*set KUBECONFIG"):
         where()
+
+
+def test_a_context_has_its_own_namespace_without_a_current_one(home: Path) -> None:
+    text = KUBECONFIG.format(name="lab").replace("current-context: lab\n", "")
+    (home / "config").write_text(text)
+
+    runs = connect(kubeconfig=str(home / "config"), context="lab", namespace=None)
+    assert ("https://lab.example", "of-lab") == (runs.api.configuration.host, runs.namespace)
+    with pytest.raises(InvalidConfig, match="current-context"):
+        connect(kubeconfig=str(home / "config"), context=None, namespace=None)
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "just text", "{", "contexts: 5"])
+def test_what_is_no_kubeconfig_is_told(home: Path, text: str) -> None:
+    (home / "config").write_text(text)
+    with pytest.raises(InvalidConfig):
+        connect(kubeconfig=str(home / "config"), context=None, namespace=None)

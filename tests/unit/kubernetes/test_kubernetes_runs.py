@@ -205,3 +205,44 @@ def test_a_stream_that_stood_for_long_without_a_line_is_opened_for_ever(
     server.lines["b-1-0"] = [*[ApiProblem(0, "Broken", "timed out")] * 100, "2026-11-25T12:00:01Z one"]
 
     assert ["one"] == list(logs_of(server).follow(lines=10, is_over=lambda: True))
+
+
+def test_lines_are_taken_as_they_come_whatever_their_clock_says(server: Server) -> None:
+    server.pods = [pod("b-1-0", phase="Succeeded")]
+    server.lines["b-1-0"] = [
+        "2026-11-25T12:00:02.5Z one",
+        "2026-11-25T12:00:02.5Z of the same moment",
+        "2026-11-25T12:00:01Z of a clock that went back",
+        "2026-11-25T14:00:03+02:00 of a node in another zone",
+        ApiProblem(0, "Broken", "reset"),
+        "2026-11-25T12:00:03Z of a node in another zone",
+        "2026-11-25T12:00:04Z new",
+    ]
+    found = list(logs_of(server).follow(lines=10, is_over=lambda: True))
+
+    expected = ["one", "of the same moment", "of a clock that went back", "of a node in another zone", "new"]
+    assert expected == found
+    assert "2026-11-25T12:00:03Z" == server.asked[1][1]["sinceTime"]
+
+
+def test_a_stream_that_ends_while_its_pod_runs_is_opened_again(server: Server) -> None:
+    server.pods = [pod("b-1-0", phase="Running")]
+    server.lines["b-1-0"] = ["2026-11-25T12:00:01Z one"]
+
+    def then(*_: object) -> list[dict[str, Any]]:
+        server.pods = [pod("b-1-0", phase="Running" if len(server.asked) < 2 else "Succeeded")]
+        if len(server.asked) == 1:
+            server.lines["b-1-0"] = ["2026-11-25T12:00:02Z two"]
+        return server.pods
+
+    logs = logs_of(server)
+    logs._runs.pods = then  # type: ignore[method-assign,assignment]
+    assert ["one", "two"] == list(logs.follow(lines=10, is_over=lambda: True))
+
+
+def test_a_pod_whose_log_is_refused_is_not_one_without_a_log(server: Server) -> None:
+    server.pods = [pod("b-1-0")]
+    server.lines = {"b-1-0": [ApiProblem(400, "BadRequest", "a container name must be specified")]}
+    with pytest.raises(InvalidConfig, match="a container name must be specified"):
+        logs_of(server).newest(lines=5)
+    assert "trainer" == server.asked[0][1]["container"]

@@ -102,7 +102,10 @@ def _wait_until_suspended(
         runs,
         run,
         view=view_for(output),
-        is_over=lambda it: it.phase is Phase.SUSPENDED or it.phase.is_final,
+        # A run that was about to resume may still be called Suspended.
+        is_over=lambda it: (
+            it.phase.is_final or (it.phase is Phase.SUSPENDED and it.status.observed_generation >= run.generation)
+        ),
         within_s=within_s,
     )
 

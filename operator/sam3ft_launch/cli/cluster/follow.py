@@ -46,6 +46,8 @@ def follow(
             except NoSuchRun:
                 return None
             except TransientError as error:
+                if time.monotonic() >= until_s:
+                    return run
                 if time.monotonic() - heard_s > PATIENCE_S:
                     raise
                 said = _say(view, str(error), said)

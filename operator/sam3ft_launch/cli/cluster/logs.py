@@ -54,12 +54,12 @@ def _kept(runs: ClusterRuns, run: ClusterRun, lines: int) -> Iterator[str]:
     kept, why = _beside_checkpoints(run, uri)
     if kept:
         _notice(f"the pods of {run.name} are gone; kept beside its checkpoints in {uri}:")
-        yield from kept[-lines:]
+        yield from kept[max(0, len(kept) - lines) :]
         return
     found = list(_in_status(run))
     if found:
         _notice(f"the pods of {run.name} are gone, {why}; from its status:")
-        yield from found[-lines:]
+        yield from found[max(0, len(found) - lines) :]
     else:
         newest = runs.get(run.name, uid=run.uid)
         _notice(f"{run.name} has said nothing yet; it is {newest.phase.value}: {newest.message}")
