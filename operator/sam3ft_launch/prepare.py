@@ -185,12 +185,12 @@ def plan_here(prepared: Prepared, *, folder: RunDir, uid: str, attempt: int, npr
         source=prepared.source,
         processes_per_node=processes,
         gpus_per_node=min(processes, gpus),
-        env=_cache_of_this_machine(config, os.environ),
+        env=cache_of_this_machine(config, os.environ),
         **_limits_of(spec),
     )
 
 
-def _cache_of_this_machine(config: TrainingConfig, environ: Mapping[str, str]) -> dict[str, str]:
+def cache_of_this_machine(config: TrainingConfig, environ: Mapping[str, str]) -> dict[str, str]:
     """Return where model, images and newest commit of a bucket are kept; nothing for a run that uses folders alone.
 
     A place of the user's choice, also none (an empty variable), stands in the environment already.

@@ -128,15 +128,20 @@ def error_for(code: int, message: str) -> Sam3ftError:
     return Sam3ftError(message)
 
 
-def become_trainer(arguments: Sequence[str]) -> None:
+def become_trainer(arguments: Sequence[str], *, env: Mapping[str, str] | None = None) -> None:
     """Replace this process by a verb of the trainer: its output, signals and exit code are then the command's own.
+
+    Args:
+        arguments: the verb and its own.
+        env: variables that it gets besides this process's own.
 
     Raises:
         InvalidConfig: the trainer's libraries are not installed.
     """
     require_trainer()
     sys.stdout.flush()
-    os.execv(TRAINER_COMMAND[0], [*TRAINER_COMMAND, *arguments])  # noqa: S606 - a list, no shell
+    words = [*TRAINER_COMMAND, *arguments]
+    os.execve(TRAINER_COMMAND[0], words, {**os.environ, **(env or {})})  # noqa: S606 - a list, no shell
 
 
 def _last_document(text: str) -> dict[str, Any]:

@@ -41,6 +41,20 @@ def test_words_of_the_trainer_are_handed_over(cli: Cli, verb: str):
     assert (verb, ["--config", config, "--split", "test", "-o", "json"]) == (document["verb"], document["words"])
 
 
+def test_a_run_from_a_bucket_is_scored_with_the_cache_that_it_was_trained_with(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("SAM3FT_CACHE_DIR", raising=False)  # tests keep out of the user's own cache otherwise
+    cli.environment["XDG_CACHE_HOME"] = str(cli.folder / "cache")
+    (cli.folder / "cells.yaml").write_text(
+        (cli.folder / "cells.yaml").read_text().replace("preset:tiny", "s3://m/sam3")
+    )
+    cli("run", "cells.yaml")
+
+    (document,) = json_lines(cli("eval", "cells", "-o", "json").stdout)
+    assert str(cli.folder / "cache" / "sam3ft" / "node") == document["cache"]
+
+
 def test_model_fetch_is_the_trainers(cli: Cli):
     ended = cli("model", "fetch", "hf://facebook/sam3", "weights", "--profile", "lab")
 

@@ -13,7 +13,7 @@ if code:
     if wants_json:
         print(json.dumps({"code": code, "reason": "Reason", "message": "image 7.jpg is missing"}))
     sys.exit(code)
-document = {"verb": verb, "words": words}
+document = {"verb": verb, "words": words, "cache": os.environ.get("SAM3FT_CACHE_DIR")}
 if "--config" in words:
     document["config"] = json.loads(Path(words[words.index("--config") + 1]).read_text())
 if "--save" in words:
