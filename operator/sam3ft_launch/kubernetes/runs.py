@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from sam3ft_api import names
 from sam3ft_api.errors import InvalidConfig, Sam3ftError
 from sam3ft_api.spec import API_VERSION, KIND, SAM3FineTune
-from sam3ft_api.status import Phase, SAM3FineTuneStatus
+from sam3ft_api.status import ConditionType, Phase, SAM3FineTuneStatus
 from sam3ft_launch.backend import TransientError
 from sam3ft_launch.kubernetes.api import APPLY, Api, ApiProblem
 from sam3ft_launch.kubernetes.kinds import EVENT, FINETUNE, JOB, POD, Kind
@@ -74,14 +74,17 @@ class ClusterRun:
 
 
 def to_run(raw: Mapping[str, Any]) -> ClusterRun:
-    """Return a resource as the API server has sent it.
+    """Return a resource as the API server has sent it; conditions that only a newer operator knows are left out.
 
     Raises:
         InvalidConfig: its status is not one of this release's.
     """
     metadata = raw["metadata"]
+    told = raw.get("status") or {}
+    if isinstance(conditions := told.get("conditions"), list):
+        told = {**told, "conditions": [it for it in conditions if it.get("type") in set(ConditionType)]}
     try:
-        status = SAM3FineTuneStatus.model_validate(raw.get("status") or {})
+        status = SAM3FineTuneStatus.model_validate(told)
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise InvalidConfig(

@@ -246,3 +246,15 @@ def test_a_pod_whose_log_is_refused_is_not_one_without_a_log(server: Server) -> 
     with pytest.raises(InvalidConfig, match="a container name must be specified"):
         logs_of(server).newest(lines=5)
     assert "trainer" == server.asked[0][1]["container"]
+
+
+def test_a_condition_of_a_newer_operator_is_left_out() -> None:
+    moment = "2026-11-25T12:00:00Z"
+    conditions = [
+        {"type": type_, "status": "True", "reason": "R", "message": "m", "lastTransitionTime": moment}
+        for type_ in ("Running", "Levitating")
+    ]
+    metadata = {"name": "b", "uid": "u", "resourceVersion": "1", "creationTimestamp": moment}
+
+    run = to_run({"metadata": metadata, "status": {"phase": "Running", "conditions": conditions}})
+    assert ["Running"] == [condition.type for condition in run.status.conditions]
