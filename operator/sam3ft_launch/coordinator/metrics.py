@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
@@ -29,6 +30,7 @@ _GENERATORS: dict[str, Callable[[CollectorRegistry], bytes]] = {
     OPENMETRICS_TYPE: openmetrics.generate_latest,
 }
 _REASONS = [rule.reason for code, rule in EXIT_RULES.items() if code != ExitCode.SUCCEEDED]
+_Family = TypeVar("_Family", GaugeMetricFamily, CounterMetricFamily)
 _METRIC_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.:/@-]{0,63}")
 
 _TRAIN_GAUGES: tuple[tuple[str, str, Callable[[Progress], float | None]], ...] = (
@@ -103,9 +105,7 @@ class RunMetrics(Collector):
 
     def _happened(self) -> Iterator[Metric]:
         counts, num_rounds = self._counts, sum(self._counts.rounds.values())
-        joins = CounterMetricFamily("sam3ft_group_joins", "Launchers that were admitted, again included.")
-        joins.add_metric([], counts.joins)
-        yield joins
+        yield CounterMetricFamily("sam3ft_group_joins", "Launchers that were admitted, again included.", counts.joins)
         yield _counter("sam3ft_group_departures", "Nodes that went before the end.", "cause", counts.departures.items())
         yield _counter("sam3ft_group_rounds", "Rounds that began.", "cause", counts.rounds.items())
         failures = dict.fromkeys(_REASONS, 0) | self._rounds.failures.counts
@@ -133,9 +133,8 @@ class RunMetrics(Collector):
     def _train(self, progress: Progress) -> Iterator[Metric]:
         state = progress.state if progress.state in TRAIN_STATES else "other"
         yield _one_of("sam3ft_train_state", "1 for the present state of rank 0.", (*TRAIN_STATES, "other"), state)
-        steps = CounterMetricFamily("sam3ft_train_steps", "Optimizer steps done, those done again included.")
-        steps.add_metric([], self._counts.steps)
-        yield steps
+        text = "Optimizer steps done, those done again included."
+        yield CounterMetricFamily("sam3ft_train_steps", text, self._counts.steps)
         for name, text, read in _TRAIN_GAUGES:
             yield _gauge(name, text, read(progress))
         yield _labelled("sam3ft_train_loss", "Last finite loss.", "component", [("total", progress.loss)])
@@ -187,19 +186,18 @@ class Exposition:
 
 
 def _gauge(name: str, text: str, value: float | None) -> GaugeMetricFamily:
-    return _labelled(name, text, "", [("", value)])
+    return GaugeMetricFamily(name, text, finite(value))
 
 
 def _labelled(name: str, text: str, label: str, values: Iterable[tuple[str, float | None]]) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(name, text, labels=[label] if label else [])
-    for word, value in values:
-        if (number := finite(value)) is not None:
-            family.add_metric([word] if label else [], number)
-    return family
+    return _filled(GaugeMetricFamily(name, text, labels=[label]), values)
 
 
 def _counter(name: str, text: str, label: str, values: Iterable[tuple[str, float | None]]) -> CounterMetricFamily:
-    family = CounterMetricFamily(name, text, labels=[label])
+    return _filled(CounterMetricFamily(name, text, labels=[label]), values)
+
+
+def _filled(family: _Family, values: Iterable[tuple[str, float | None]]) -> _Family:
     for word, value in values:
         if (number := finite(value)) is not None:
             family.add_metric([word], number)
