@@ -1,6 +1,5 @@
 """The control plane, its nodes, and the operator as a process of its own under its own account."""
 
-import http.client
 import json
 import sys
 import time
@@ -18,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tools" / "cluster"), str(ROOT / "tools" / "components")]
 from control_plane import PLAYED, ControlPlane  # noqa: E402 - lies with the tools
 from definitions import apply_crds  # noqa: E402 - as above
+from pages import page  # noqa: E402 - as above
 from ports import HOST, free_port  # noqa: E402 - as above
 from programs import Program  # noqa: E402 - as above
 
@@ -71,15 +71,7 @@ class Site:
 
     def page(self, path: str) -> tuple[int, str]:
         """Return status and body of one of the operator's pages; 0 when it does not answer."""
-        connection = http.client.HTTPConnection(HOST, self.port, timeout=30)
-        try:
-            connection.request("GET", path)
-            answer = connection.getresponse()
-            return answer.status, answer.read().decode()
-        except OSError:
-            return 0, ""
-        finally:
-            connection.close()
+        return page(self.port, path, within_s=30)
 
     def metric(self, name: str) -> float:
         """Return a value of the operator's metrics, up to 5 s old; 0 for one that it does not show yet."""

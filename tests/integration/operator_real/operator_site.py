@@ -1,6 +1,5 @@
 """The operator as a process of its own on a real API server, under its own account with exactly its own rules."""
 
-import http.client
 import json
 import os
 import signal
@@ -13,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from control_plane import Call, ControlPlane
+from pages import page
 from ports import free_port
 from waiting import wait_for
 
@@ -189,15 +189,7 @@ class OperatorProcess:
 
     def get(self, path: str) -> tuple[int, str]:
         """Return status and body of one of its pages; 0 when it does not answer."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
-        try:
-            connection.request("GET", path)
-            answer = connection.getresponse()
-            return answer.status, answer.read().decode()
-        except OSError:
-            return 0, ""
-        finally:
-            connection.close()
+        return page(self.port, path, within_s=5)
 
     def is_leading(self) -> bool:
         """Tell whether it says that it leads; the answer is up to 5 s old."""
