@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from control_plane import ControlPlane, kubectl
-from operator_site import Site
+from operator_site import OperatorProcess, Site
 
 
 @pytest.fixture
@@ -14,6 +14,14 @@ def site(cluster: ControlPlane, namespace: str, tmp_path: Path) -> Iterator[Site
     """A namespace with the operator's account."""
     with Site(cluster, namespace, tmp_path) as found:
         yield found
+
+
+@pytest.fixture
+def operator(site: Site) -> OperatorProcess:
+    """The operator as it is shipped, running in the namespace and ready."""
+    process = site.operator()
+    process.wait_until_ready()
+    return process
 
 
 @pytest.fixture

@@ -8,15 +8,13 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
-from operator_site import OperatorProcess, Site
+from operator_site import TWO_NODES, OperatorProcess, Site, conditions
 from waiting import wait_for
 
 from sam3ft_api import names
 from sam3ft_launch.kubernetes import kinds
 
 RUN = "blood"
-CHECKED = json.dumps({"code": 0, "reason": "Succeeded"})
-DONE = json.dumps({"code": 0, "reason": "Succeeded", "step": 10, "checkpoint_step": 10})
 REFUSED = json.dumps({"code": 14, "reason": "CheckpointIncompatible", "message": "it belongs to another run"})
 CHECK_IS_OLD_S = 8.0
 """A check that is older when its run is tried again is made again for certain; a younger one may count."""
@@ -32,15 +30,18 @@ class Life:
 
     def begin(self) -> list[dict[str, Any]]:
         """Apply the resource, let the check pass, and return the workers of the first attempt."""
-        self.uid = self.site.apply(RUN, workers={"nodes": 2, "maxNodes": 2})["metadata"]["uid"]
+        self.apply()
         self.check()
         return self.workers()
 
+    def apply(self) -> None:
+        """Apply the resource."""
+        self.uid = self.site.apply(RUN, workers=TWO_NODES)["metadata"]["uid"]
+
     def check(self) -> None:
         """Let the check pass."""
-        [check] = self.site.wait_for_pods(self.uid, role="preflight", count=1)
+        self.site.pass_check(self.uid)
         self._checked_s = time.monotonic()
-        self.site.end_pod(check, message=CHECKED)
 
     def retry(self) -> None:
         """Try a run again that has failed, and let its new check pass."""
@@ -50,20 +51,7 @@ class Life:
 
     def workers(self, count: int = 2, attempt: int = 1) -> list[dict[str, Any]]:
         """Return the running workers of an attempt once there are as many."""
-
-        def read() -> list[dict[str, Any]] | None:
-            pods = self.site.children(kinds.POD, self.uid, role="worker")
-            found = [
-                pod
-                for pod in pods
-                if pod["status"].get("phase") == "Running"
-                and pod["metadata"].get("deletionTimestamp") is None
-                and pod["metadata"]["labels"][names.LABEL_ATTEMPT] == str(attempt)
-            ]
-            return found if len(found) == count else None
-
-        within_s = 60 * self.site.patience
-        return wait_for(f"{count} workers of attempt {attempt}", read, within_s=within_s)
+        return self.site.wait_for_workers(self.uid, attempt, count=count)
 
     def becomes(self, phase: str) -> None:
         """Wait until the resource is in a phase."""
@@ -71,9 +59,7 @@ class Life:
 
     def succeed(self, workers: list[dict[str, Any]]) -> None:
         """Let all workers end well, and wait for the end."""
-        for worker in workers:
-            self.site.end_pod(worker, message=DONE)
-        self.becomes("Succeeded")
+        self.site.finish(RUN, workers, within_s=60)
 
     def end_state(self) -> dict[str, Any]:
         """Return everything that must not depend on faults, once the operator has nothing left to do."""
@@ -84,26 +70,24 @@ class Life:
             lambda: not self.site.children(kinds.POD, self.uid, role="coordinator"),
             within_s=30 * self.site.patience,
         )
-        status = self.site.resource(RUN)["status"]
-        conditions = {it["type"]: (it["status"], it["reason"]) for it in status["conditions"]}
+        run = self.site.resource(RUN)
+        status = run["status"]
+        said = {type_: (it["status"], it["reason"]) for type_, it in conditions(run).items()}
         found = {
             kind.name: sorted(child["metadata"]["name"] for child in self.site.children(kind, self.uid))
             for kind in kinds.CHILDREN.values()
             if kind != kinds.POD
         }
         attempts = [(it["n"], it["reason"], it.get("exitCode")) for it in status["attempts"]]
-        return {"phase": status["phase"], "conditions": conditions, "attempts": attempts, "children": found,
+        return {"phase": status["phase"], "conditions": said, "attempts": attempts, "children": found,
                 "restarts": status["restarts"]}  # fmt: skip
 
     def _nothing_left(self) -> dict[str, Any]:
         """Return the end state of a run that was deleted; the garbage collector takes what is left of it."""
-
-        def left() -> list[str]:
-            return [kind.name for kind in kinds.CHILDREN.values() if self.site.children(kind, self.uid)]
-
-        wait_for("no child is left", lambda: not left(), within_s=60 * self.site.patience)
+        self.site.wait_until_empty(self.uid, within_s=60)
         time.sleep(2.0)  # what would be made again is there by then
-        return {"phase": "deleted", "children": left()}
+        left = [kind.name for kind in kinds.CHILDREN.values() if self.site.children(kind, self.uid)]
+        return {"phase": "deleted", "children": left}
 
     def doubles(self) -> dict[str, int]:
         """Return the Jobs of attempts that were created more than once, by the audit log."""
@@ -147,8 +131,7 @@ def scaling_and_retry(life: Life) -> None:
 def restart(life: Life) -> None:
     """Let a worker die, and its follower go on."""
     workers = life.begin()
-    body = {"metadata": {"annotations": {"play.sam3ft.dev/exit-code": "137", "play.sam3ft.dev/reason": "OOMKilled"}}}
-    life.site.api.patch(kinds.POD, life.site.namespace, workers[0]["metadata"]["name"], body, manager="test")
+    life.site.tell(workers[0], exit_code="137", reason="OOMKilled")
     dead = workers[0]["metadata"]["uid"]
 
     def followed() -> bool:

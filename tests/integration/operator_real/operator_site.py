@@ -31,6 +31,12 @@ KINDS = {
     "RoleBinding": Kind("RoleBinding", "rbac.authorization.k8s.io/v1", "rolebindings"),
 }
 MANAGER = "test"
+CHECKED = json.dumps({"code": 0, "reason": "Succeeded"})
+"""Last word of a check that found nothing wrong."""
+DONE = json.dumps({"code": 0, "reason": "Succeeded", "step": 10, "checkpoint_step": 10})
+"""Last word of a worker that has trained to the end."""
+ONE_NODE = {"nodes": 1}
+TWO_NODES = {"nodes": 2, "maxNodes": 2, "gpusPerNode": 1}
 SMALL_SPEC = {
     "model": {"uri": "preset:tiny"},
     "data": {"uri": "s3://datasets/blood"},
@@ -89,6 +95,11 @@ class Site:
                 raise
             return document
 
+    @property
+    def user(self) -> str:
+        """What the API server calls this site's operators."""
+        return f"system:serviceaccount:{self.namespace}:{ROLE}"
+
     def apply(self, name: str, **spec: Any) -> dict[str, Any]:
         """Create a resource with a small spec and these fields."""
         body = {
@@ -98,6 +109,25 @@ class Site:
             "spec": SMALL_SPEC | spec,
         }
         return self.api.create(FINETUNE, self.namespace, body, manager=MANAGER)
+
+    def begin(
+        self, name: str = "blood", *, workers: dict[str, Any] = TWO_NODES, **spec: Any
+    ) -> tuple[str, list[dict[str, Any]]]:
+        """Apply a resource with these fields, let its check pass, and return its uid and all its workers, running."""
+        uid = self.apply(name, workers=workers, **spec)["metadata"]["uid"]
+        self.pass_check(uid)
+        return uid, self.wait_for_pods(uid, role="worker", count=workers["nodes"])
+
+    def pass_check(self, uid: str) -> None:
+        """Let the check of a run's data set end well."""
+        [check] = self.wait_for_pods(uid, role="preflight", count=1)
+        self.end_pod(check, message=CHECKED)
+
+    def finish(self, name: str, workers: list[dict[str, Any]], *, within_s: float = 40.0) -> dict[str, Any]:
+        """Let all workers of a run end well, and return the resource once it has succeeded."""
+        for worker in workers:
+            self.end_pod(worker, message=DONE)
+        return self.wait_for_phase(name, "Succeeded", within_s=within_s)
 
     def change(self, name: str, **spec: Any) -> None:
         """Merge fields into the spec of a resource."""
@@ -121,6 +151,26 @@ class Site:
         selector = f"{names.LABEL_UID}={uid}" + (f",{names.LABEL_ROLE}={role}" if role else "")
         return list(self.api.list(kind, self.namespace, {"labelSelector": selector})["items"])
 
+    def workers_of(self, uid: str, attempt: int) -> list[dict[str, Any]]:
+        """Return the workers of an attempt that run and that nobody has asked to go."""
+        return [
+            pod
+            for pod in self.children(kinds.POD, uid, role="worker")
+            if pod["metadata"]["labels"][names.LABEL_ATTEMPT] == str(attempt)
+            and pod["status"].get("phase") == "Running"
+            and "deletionTimestamp" not in pod["metadata"]
+        ]
+
+    def job(self, uid: str) -> dict[str, Any]:
+        """Return the one Job of a run's workers."""
+        [found] = self.children(kinds.JOB, uid, role="worker")
+        return found
+
+    def events(self, selector: str = "") -> list[dict[str, Any]]:
+        """Return the events that a field selector takes; all of the namespace without one."""
+        query = {"fieldSelector": selector} if selector else {}
+        return list(self.api.list(kinds.EVENT, self.namespace, query)["items"])
+
     def wait_for_phase(self, name: str, phase: str, *, within_s: float = 40.0) -> dict[str, Any]:
         """Return the resource once it is in a phase."""
 
@@ -134,6 +184,39 @@ class Site:
     def _phase(self, name: str) -> object:
         return (self.get(FINETUNE, name) or {}).get("status", {}).get("phase")
 
+    def wait_for_condition(
+        self, name: str, type_: str, status: str, reason: str = "", *, within_s: float = 30.0
+    ) -> dict[str, Any]:
+        """Return a condition of a resource once it has this status, and this reason if one is named."""
+
+        def read() -> dict[str, Any] | None:
+            known = conditions(self.resource(name)).get(type_, {})
+            return known if known.get("status") == status and reason in ("", known["reason"]) else None
+
+        what = f"{type_} of {name} is {status}" + (f" for {reason}" if reason else "")
+        return wait_for(what, read, within_s=within_s * self.patience)
+
+    def wait_for_events(self, selector: str) -> list[dict[str, Any]]:
+        """Return the events that a field selector takes, as soon as there is one."""
+        return wait_for(f"an event with {selector}", lambda: self.events(selector))
+
+    def wait_for_workers(self, uid: str, attempt: int, *, count: int) -> list[dict[str, Any]]:
+        """Return the workers of an attempt once as many run."""
+
+        def read() -> list[dict[str, Any]] | None:
+            found = self.workers_of(uid, attempt)
+            return found if len(found) == count else None
+
+        return wait_for(f"{count} workers of attempt {attempt}", read, within_s=90.0 * self.patience)
+
+    def wait_until_empty(self, uid: str, *, within_s: float = 30.0) -> None:
+        """Wait until a run has no child."""
+
+        def is_empty() -> bool:
+            return not any(self.children(kind, uid) for kind in kinds.CHILDREN.values())
+
+        wait_for("no child is left", is_empty, within_s=within_s * self.patience)
+
     def wait_for_pods(self, uid: str, *, role: str, count: int, phase: str = "Running") -> list[dict[str, Any]]:
         """Return the pods of a role once as many are in a phase."""
 
@@ -145,19 +228,28 @@ class Site:
 
     def end_pod(self, pod: dict[str, Any], *, code: int = 0, message: str = "") -> None:
         """Let a running pod end with this code and last word."""
-        annotations = {"play.sam3ft.dev/exit-code": str(code), "play.sam3ft.dev/message": message}
-        body = {"metadata": {"annotations": annotations}}
+        self.tell(pod, exit_code=str(code), message=message)
+
+    def tell(self, pod: dict[str, Any], **annotations: str) -> None:
+        """Tell kwok what happens to a pod, by the names of docs/test-cluster.md with underscores."""
+        told = {f"play.sam3ft.dev/{name.replace('_', '-')}": value for name, value in annotations.items()}
+        body = {"metadata": {"annotations": told}}
         self.api.patch(kinds.POD, self.namespace, pod["metadata"]["name"], body, manager=MANAGER)
 
     def calls(self) -> list[Call]:
         """Return the requests of this site's operators that the API server has answered."""
-        return list(self.plane.calls(user=f"system:serviceaccount:{self.namespace}:{ROLE}"))
+        return list(self.plane.calls(user=self.user))
 
     def created(self, resource: str) -> list[str]:
         """Return the names of the objects of a kind that the operators have created; one made twice stands twice."""
         return [
             call.name for call in self.calls() if (call.verb, call.code, call.resource) == ("create", 201, resource)
         ]
+
+
+def conditions(resource: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the conditions of a resource by their types; none while it has no status."""
+    return {condition["type"]: condition for condition in resource.get("status", {}).get("conditions", [])}
 
 
 class OperatorProcess:

@@ -11,13 +11,10 @@ from control_plane import ControlPlane, kubectl
 from coordinator_site import FakeCoordinator, progress, says
 from kueue import make_queue
 from operator_site import Site
-from waiting import wait_for
 
 from sam3ft_launch.kubernetes import kinds
 
 QUEUE = "gpu"
-CHECKED = json.dumps({"code": 0, "reason": "Succeeded"})
-DONE = json.dumps({"code": 0, "reason": "Succeeded", "step": 10, "checkpoint_step": 10})
 URGENT = "urgent"
 """PriorityClass above that of runs that name none."""
 
@@ -52,11 +49,6 @@ class QueueSite(Site):
         self.pass_check(uid)
         return str(uid)
 
-    def pass_check(self, uid: str) -> None:
-        """Let the check of a run's data set end well."""
-        [check] = self.wait_for_pods(uid, role="preflight", count=1)
-        self.end_pod(check, message=CHECKED)
-
     def train(self, uid: str, coordinator: FakeCoordinator, *, nodes: int) -> list[dict[str, Any]]:
         """Wait until so many workers of a run are there, let its coordinator say that they train, and return them."""
         workers = self.wait_for_pods(uid, role="worker", count=nodes)
@@ -66,28 +58,7 @@ class QueueSite(Site):
         coordinator.stands_for(self, lead)
         return workers
 
-    def finish(self, name: str, workers: list[dict[str, Any]]) -> dict[str, Any]:
-        """Let all workers of a run end well, and return the resource once it has succeeded."""
-        for worker in workers:
-            self.end_pod(worker, message=DONE)
-        return self.wait_for_phase(name, "Succeeded")
-
-    def job(self, uid: str) -> dict[str, Any]:
-        """Return the one Job of a run's workers."""
-        [found] = self.children(kinds.JOB, uid, role="worker")
-        return found
-
     def workloads(self, uid: str) -> list[dict[str, Any]]:
         """Return the Workloads of the Job of a run's workers."""
         selector = f"kueue.x-k8s.io/job-uid={self.job(uid)['metadata']['uid']}"
         return list(self.api.list(kinds.WORKLOAD, self.namespace, {"labelSelector": selector})["items"])
-
-    def wait_for_condition(self, name: str, type_: str, status: str, reason: str) -> dict[str, Any]:
-        """Return a condition of a resource once it has this status and reason."""
-
-        def read() -> dict[str, Any] | None:
-            found = self.resource(name).get("status", {}).get("conditions", [])
-            known = next((it for it in found if it["type"] == type_), None)
-            return known if known is not None and (known["status"], known["reason"]) == (status, reason) else None
-
-        return wait_for(f"{type_} of {name} is {status} for {reason}", read)

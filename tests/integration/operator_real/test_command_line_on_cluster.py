@@ -25,8 +25,6 @@ from sam3ft_launch.kubernetes.rights import user_roles
 from sam3ft_operator.decide.preflight import CLOCKS_S
 
 pytestmark = pytest.mark.timeout(240)
-CHECKED = json.dumps({"code": 0, "reason": "Succeeded"})
-DONE = json.dumps({"code": 0, "reason": "Succeeded", "step": 10, "checkpoint_step": 10})
 YAML = """\
 apiVersion: sam3ft.dev/v1alpha1
 kind: SAM3FineTune
@@ -102,20 +100,11 @@ def user(site: Site) -> Terminal:
     return Terminal(site)
 
 
-@pytest.fixture
-def operator(site: Site) -> OperatorProcess:
-    """A running operator."""
-    process = site.operator()
-    process.wait_until_ready()
-    return process
-
-
 def begin(user: Terminal) -> tuple[str, list[dict[str, Any]]]:
     """Apply the file, let its check pass, and return the uid and the running workers."""
     [applied] = user.json("run", "blood.yaml", "--detach")
     uid = applied["uid"]
-    [check] = user.site.wait_for_pods(uid, role="preflight", count=1)
-    user.site.end_pod(check, message=CHECKED)
+    user.site.pass_check(uid)
     return uid, user.site.wait_for_pods(uid, role="worker", count=2)
 
 
@@ -131,8 +120,7 @@ def test_a_run_is_started_shown_followed_and_ends(user: Terminal, operator: Oper
         [document] = user.json("status", "blood")
         table = user("status")
         why = user("explain")
-    for worker in workers:
-        site.end_pod(worker, message=DONE)
+    site.finish("blood", workers)
     out, errors = following.communicate(timeout=60)
 
     assert "step 1200/4000" in text
@@ -170,7 +158,7 @@ def test_scale_suspend_resume_and_cancel_do_what_they_say(user: Terminal, operat
     assert "blood goes on" in resumed
     assert "blood is deleted" in cancelled
     assert site.get(kinds.FINETUNE, "blood") is None
-    wait_for("every child is gone", lambda: not any(site.children(kind, uid) for kind in kinds.CHILDREN.values()))
+    site.wait_until_empty(uid)
     assert "there is no run" in user("status")
     assert "no run 'blood'" in user("status", "blood", code=10)
 
@@ -194,8 +182,7 @@ def test_a_failed_run_is_explained_and_tried_again(user: Terminal, operator: Ope
         "the check is made again",
         lambda: [job for job in _jobs(site, uid, "preflight") if job != old["metadata"]["uid"]],
     )
-    [check] = site.wait_for_pods(uid, role="preflight", count=1)
-    site.end_pod(check, message=CHECKED)
+    site.pass_check(uid)
     wait_for("a second attempt", lambda: site.get(kinds.JOB, names.worker_job_name("blood", 2)))
 
     assert "only a run that has Failed can be tried again" in too_early
@@ -311,8 +298,7 @@ def test_the_example_of_the_page_works_as_it_stands(user: Terminal, operator: Op
         said = user(*words[2:])
         if words[2] == "run":
             uid = site.resource("blood")["metadata"]["uid"]
-            [check] = site.wait_for_pods(uid, role="preflight", count=1)
-            site.end_pod(check, message=CHECKED)
+            site.pass_check(uid)
             site.wait_for_pods(uid, role="worker", count=2)
         return said
 

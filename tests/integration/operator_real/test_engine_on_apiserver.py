@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
-from operator_site import OperatorProcess, Site
+from operator_site import ONE_NODE, TWO_NODES, OperatorProcess, Site
 from waiting import wait_for
 
 from sam3ft_launch.kubernetes import kinds
@@ -17,21 +17,16 @@ SMALL = (str(Path(__file__).with_name("small_operator.py")),)
 
 @pytest.fixture
 def operator(site: Site) -> OperatorProcess:
-    """A running operator."""
+    """A running operator whose core is that of small_operator.py."""
     process = site.operator(program=SMALL)
     process.wait_until_ready()
     return process
 
 
 def test_a_resource_is_checked_and_trained_and_succeeds(site: Site, operator: OperatorProcess) -> None:
-    uid = site.apply("blood", workers={"nodes": 2})["metadata"]["uid"]
-    [check] = site.wait_for_pods(uid, role="preflight", count=1)
-    site.end_pod(check, message=json.dumps({"code": 0, "reason": "Succeeded"}))
-    workers = site.wait_for_pods(uid, role="worker", count=2)
+    _, workers = site.begin("blood")
     site.wait_for_phase("blood", "Running")
-    for worker in workers:
-        site.end_pod(worker)
-    found = site.wait_for_phase("blood", "Succeeded")
+    found = site.finish("blood", workers)
 
     assert 0 == operator.terminate()
     assert not found["metadata"].get("finalizers")
@@ -53,49 +48,37 @@ def test_what_a_failed_check_says_is_in_the_status_without_control_characters(
 
 def test_events_tell_each_sentence_once(site: Site, operator: OperatorProcess) -> None:
     uid = site.apply("blood")["metadata"]["uid"]
-    query = {"fieldSelector": f"involvedObject.uid={uid}"}
-    wait_for("an event", lambda: site.api.list(kinds.EVENT, site.namespace, query)["items"])
+    site.wait_for_events(f"involvedObject.uid={uid}")
     site.change("blood", activeDeadlineSeconds=600)
     wait_for("a look at the change", lambda: site.resource("blood")["status"]["observedGeneration"] == 2)
-    events = site.api.list(kinds.EVENT, site.namespace, query)["items"]
+    events = site.events(f"involvedObject.uid={uid}")
 
     assert [("Phase", "now Checking", 1)] == [(it["reason"], it["message"], it["count"]) for it in events]
 
 
 def test_nodes_are_scaled_and_a_job_is_paused(site: Site, operator: OperatorProcess) -> None:
-    uid = site.apply("blood", workers={"nodes": 1, "maxNodes": 4}, training={"globalBatchSize": 8, "maxSteps": 9})[
-        "metadata"
-    ]["uid"]
-    [check] = site.wait_for_pods(uid, role="preflight", count=1)
-    site.end_pod(check)
-    site.wait_for_pods(uid, role="worker", count=1)
+    training = {"globalBatchSize": 8, "maxSteps": 9}
+    uid, _ = site.begin("blood", workers={"nodes": 1, "maxNodes": 4}, training=training)
     site.change("blood", workers={"nodes": 3})
     site.wait_for_pods(uid, role="worker", count=3)
     site.change("blood", suspend=True)
     wait_for("no worker is left", lambda: not site.children(kinds.POD, uid, role="worker"))
 
-    [job] = site.children(kinds.JOB, uid, role="worker")
-    assert (3, 3, True) == tuple(job["spec"][name] for name in ("parallelism", "completions", "suspend"))
+    assert (3, 3, True) == tuple(site.job(uid)["spec"][name] for name in ("parallelism", "completions", "suspend"))
 
 
 def test_deletion_takes_all_children(site: Site, operator: OperatorProcess) -> None:
-    uid = site.apply("blood")["metadata"]["uid"]
-    [check] = site.wait_for_pods(uid, role="preflight", count=1)
-    site.end_pod(check)
-    site.wait_for_pods(uid, role="worker", count=1)
+    uid, _ = site.begin("blood", workers=ONE_NODE)
     site.api.delete(kinds.FINETUNE, site.namespace, "blood")
 
-    def is_empty() -> bool:
-        return not any(site.children(kind, uid) for kind in kinds.CHILDREN.values())
-
-    wait_for("every child is gone", is_empty)
+    site.wait_until_empty(uid)
     wait_for("its metrics are gone", lambda: 'job_name="blood"' not in operator.get("/metrics")[1])
 
 
 def test_a_killed_operator_is_followed_by_another_that_makes_nothing_twice(
     site: Site, operator: OperatorProcess
 ) -> None:
-    uid = site.apply("blood", workers={"nodes": 2})["metadata"]["uid"]
+    uid = site.apply("blood", workers=TWO_NODES)["metadata"]["uid"]
     [check] = site.wait_for_pods(uid, role="preflight", count=1)
     operator.kill()
     site.end_pod(check)
@@ -146,8 +129,7 @@ def test_a_name_that_is_taken_is_told_and_tried_again(site: Site, operator: Oper
     config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "blood-config"}}
     site.api.create(kinds.CONFIG_MAP, site.namespace, config, manager="test")
     uid = site.apply("blood")["metadata"]["uid"]
-    query = {"fieldSelector": f"involvedObject.uid={uid},reason=NameTaken"}
-    [event] = wait_for("an event", lambda: site.api.list(kinds.EVENT, site.namespace, query)["items"])
+    [event] = site.wait_for_events(f"involvedObject.uid={uid},reason=NameTaken")
     site.api.delete(kinds.CONFIG_MAP, site.namespace, "blood-config")
     site.wait_for_pods(uid, role="preflight", count=1)
 

@@ -17,7 +17,6 @@ from waiting import wait_for
 
 from sam3ft_api import names
 from sam3ft_api.spec import API_VERSION, KIND
-from sam3ft_launch.kubernetes import kinds
 from sam3ft_launch.kubernetes.kinds import FINETUNE
 
 pytestmark = pytest.mark.timeout(300)
@@ -39,14 +38,6 @@ HOSTILE = {
     "wide": json.dumps({f"setting_{number}": number for number in range(20_000)}),
     **{f"deep-{levels}": nested(levels) for levels in DEEP},
 }
-
-
-@pytest.fixture
-def operator(site: Site) -> OperatorProcess:
-    """A running operator."""
-    process = site.operator()
-    process.wait_until_ready()
-    return process
 
 
 def post(site: Site, name: str, config: str) -> None:
@@ -89,8 +80,7 @@ def test_hostile_settings_harm_neither_the_operator_nor_another_run(site: Site, 
     site.wait_for_pods(other, role="preflight", count=1)
     took_s = time.monotonic() - begun_s
     found = {name: site.resource(name)["status"] for name in HOSTILE}
-    events = site.api.list(kinds.EVENT, site.namespace, {})["items"]
-    ours = [event for event in events if event.get("source", {}).get("component") == "sam3ft-operator"]
+    ours = [event for event in site.events() if event.get("source", {}).get("component") == "sam3ft-operator"]
     print({name: (it["phase"], it["summary"]["message"][:80]) for name, it in found.items()}, f"{took_s:.1f} s")
 
     assert 200 == operator.get("/healthz")[0]

@@ -15,14 +15,13 @@ from waiting import wait_for
 from sam3ft_launch.kubernetes import kinds
 from sam3ft_launch.kubernetes.objects.job import QUEUE_LABEL
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.timeout(240), pytest.mark.usefixtures("operator")]
 
 
 @pytest.fixture
 def site(kueue_cluster: ControlPlane, tmp_path: Path) -> Iterator[QueueSite]:
-    """A namespace with a queue and a running operator."""
+    """A namespace with a queue."""
     with QueueSite.fresh(kueue_cluster, tmp_path) as found:
-        found.operator().wait_until_ready()
         yield found
 
 
@@ -136,10 +135,7 @@ def test_a_run_is_suspended_by_its_workload_and_goes_on_in_a_new_attempt(
     site.wait_for_phase("low", "Suspended")
     others = site.wait_for_pods(other, role="worker", count=2)
     suspended = site.resource("low")
-    user = f"system:serviceaccount:{site.namespace}:sam3ft-operator"
-    patched = [
-        call.name for call in site.plane.calls(user=user) if (call.resource, call.verb) == ("workloads", "patch")
-    ]
+    patched = [call.name for call in site.calls() if (call.resource, call.verb) == ("workloads", "patch")]
     site.change("low", suspend=False)
     site.wait_for_phase("low", "Queued")
     site.finish("other", others)

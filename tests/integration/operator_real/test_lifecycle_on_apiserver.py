@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from control_plane import kubectl
-from operator_site import OperatorProcess, Site
+from operator_site import MANAGER, TWO_NODES, OperatorProcess, Site, conditions
 from waiting import wait_for
 
 from sam3ft_api import names
@@ -15,86 +15,32 @@ from sam3ft_launch.kubernetes import kinds
 from sam3ft_launch.kubernetes.api import ApiProblem
 
 pytestmark = pytest.mark.timeout(300)
-CHECKED = json.dumps({"code": 0, "reason": "Succeeded"})
-DONE = json.dumps({"code": 0, "reason": "Succeeded", "step": 10, "checkpoint_step": 10})
 SHOWN_WITHIN_S = 60.0
-TWO_NODES = {"nodes": 2, "maxNodes": 2, "gpusPerNode": 1}
 
 
-@pytest.fixture
-def operator(site: Site) -> OperatorProcess:
-    """A running operator."""
-    process = site.operator()
-    process.wait_until_ready()
-    return process
-
-
-def check(site: Site, uid: str) -> None:
-    """Let the check of a run pass."""
-    [pod] = site.wait_for_pods(uid, role="preflight", count=1)
-    site.end_pod(pod, message=CHECKED)
-
-
-def begin(site: Site, *, count: int = 2, **spec: Any) -> tuple[str, list[dict[str, Any]]]:
-    """Apply a run, let its check pass, and return its uid and the workers that run."""
-    uid = site.apply("blood", **({"workers": TWO_NODES} | spec))["metadata"]["uid"]
-    check(site, uid)
-    return uid, site.wait_for_pods(uid, role="worker", count=count)
-
-
-def trouble(site: Site, reason: str) -> dict[str, Any]:
+def wait_for_trouble(site: Site, reason: str) -> dict[str, Any]:
     """Return the condition that says what keeps the run from starting, as soon as it is there."""
-
-    def read() -> dict[str, Any] | None:
-        found = site.resource("blood").get("status", {}).get("conditions", [])
-        return next(
-            (it for it in found if (it["type"], it["status"], it["reason"]) == ("Degraded", "True", reason)), None
-        )
-
-    return wait_for(f"blood says {reason}", read, within_s=SHOWN_WITHIN_S)
+    return site.wait_for_condition("blood", "Degraded", "True", reason, within_s=SHOWN_WITHIN_S)
 
 
 def status_of(site: Site) -> dict[str, Any]:
-    """Return the status."""
+    """Return the status of the run."""
     status: dict[str, Any] = site.resource("blood")["status"]
     return status
-
-
-def alive(site: Site, uid: str, attempt: int) -> list[dict[str, Any]]:
-    """Return the workers of an attempt that run."""
-    return [
-        pod
-        for pod in site.children(kinds.POD, uid, role="worker")
-        if pod["metadata"]["labels"][names.LABEL_ATTEMPT] == str(attempt)
-        and pod["status"].get("phase") == "Running"
-        and "deletionTimestamp" not in pod["metadata"]
-    ]
-
-
-def wait_for_attempt(site: Site, uid: str, attempt: int, *, count: int) -> list[dict[str, Any]]:
-    """Return the workers of an attempt once as many run."""
-
-    def read() -> list[dict[str, Any]] | None:
-        found = alive(site, uid, attempt)
-        return found if len(found) == count else None
-
-    return wait_for(f"{count} workers of attempt {attempt}", read, within_s=90)
 
 
 def test_without_a_node_that_fits_the_run_says_so_and_starts_when_there_is_one(
     site: Site, operator: OperatorProcess
 ) -> None:
-    uid = site.apply("blood", workers=TWO_NODES | {"nodeSelector": {"sam3ft.test/pool": site.namespace}})
-    check(site, uid["metadata"]["uid"])
-    said = trouble(site, "Unschedulable")
+    elsewhere = TWO_NODES | {"nodeSelector": {"sam3ft.test/pool": site.namespace}}
+    uid = site.apply("blood", workers=elsewhere)["metadata"]["uid"]
+    site.pass_check(uid)
+    said = wait_for_trouble(site, "Unschedulable")
     phase = status_of(site)["phase"]
     kubectl(site.plane, "label", "node", "node-1", f"sam3ft.test/pool={site.namespace}", "--overwrite")
     try:
-        site.wait_for_pods(uid["metadata"]["uid"], role="worker", count=2)
-        after = wait_for(
-            "it is mended",
-            lambda: [it for it in status_of(site)["conditions"] if (it["type"], it["status"]) == ("Degraded", "False")],
-        )
+        site.wait_for_pods(uid, role="worker", count=2)
+        after = site.wait_for_condition("blood", "Degraded", "False")
     finally:
         kubectl(site.plane, "label", "node", "node-1", "sam3ft.test/pool-")
 
@@ -112,10 +58,10 @@ def test_a_spent_quota_is_told_in_its_own_words_and_the_run_starts_when_there_is
     site.plane.post(path, quota)
     wait_for("the quota counts", lambda: json.loads(site.plane.get(f"{path}/gpus")).get("status", {}).get("hard"))
     uid = site.apply("blood", workers=TWO_NODES)["metadata"]["uid"]
-    check(site, uid)
-    said = trouble(site, "QuotaExceeded")
+    site.pass_check(uid)
+    said = wait_for_trouble(site, "QuotaExceeded")
     kubectl(site.plane, "-n", site.namespace, "delete", "resourcequota", "gpus")
-    workers = wait_for_attempt(site, uid, 1, count=2)
+    workers = site.wait_for_workers(uid, 1, count=2)
 
     assert "exceeded quota: gpus" in said["message"]
     assert "free quota of the namespace" in said["message"]
@@ -124,9 +70,8 @@ def test_a_spent_quota_is_told_in_its_own_words_and_the_run_starts_when_there_is
 
 def test_an_image_that_cannot_be_pulled_is_told_within_a_minute(site: Site, operator: OperatorProcess) -> None:
     site.apply("blood", workers=TWO_NODES | {"image": "registry.example/missing:1"})
-    said = trouble(site, "ErrImagePull")
-    query = {"fieldSelector": "reason=ErrImagePull"}
-    events = wait_for("an event", lambda: site.api.list(kinds.EVENT, site.namespace, query)["items"])
+    said = wait_for_trouble(site, "ErrImagePull")
+    events = site.wait_for_events("reason=ErrImagePull")
 
     assert "manifest unknown" in said["message"]
     assert "check workers.image" in said["message"]
@@ -136,11 +81,9 @@ def test_an_image_that_cannot_be_pulled_is_told_within_a_minute(site: Site, oper
 def test_a_finished_run_is_left_without_children_after_its_time_and_stays_itself(
     site: Site, operator: OperatorProcess
 ) -> None:
-    uid, workers = begin(site, ttlSecondsAfterFinished=3)
-    for worker in workers:
-        site.end_pod(worker, message=DONE)
-    site.wait_for_phase("blood", "Succeeded")
-    wait_for("no child is left", lambda: not any(site.children(kind, uid) for kind in kinds.CHILDREN.values()))
+    uid, workers = site.begin("blood", ttlSecondsAfterFinished=3)
+    site.finish("blood", workers)
+    site.wait_until_empty(uid)
     made = len(site.calls())
     time.sleep(3)
 
@@ -151,40 +94,29 @@ def test_a_finished_run_is_left_without_children_after_its_time_and_stays_itself
 
 
 def test_a_run_ends_at_its_deadline_with_its_workers_paused_first(site: Site, operator: OperatorProcess) -> None:
-    uid, _ = begin(site, activeDeadlineSeconds=60)
+    uid, _ = site.begin("blood", activeDeadlineSeconds=60)
     earlier = datetime.fromisoformat(status_of(site)["started"]) - timedelta(seconds=52)
     body = {"status": {"started": earlier.strftime("%Y-%m-%dT%H:%M:%SZ")}}  # so that the test need not wait for it
-    site.api.patch(kinds.FINETUNE, site.namespace, "blood", body, manager="test", subresource="status")
+    site.api.patch(kinds.FINETUNE, site.namespace, "blood", body, manager=MANAGER, subresource="status")
     found = site.wait_for_phase("blood", "Failed")
 
-    [failed] = [it for it in found["status"]["conditions"] if it["type"] == "Failed"]
-    assert "DeadlineExceeded" == failed["reason"]
-    wait_for("no worker is left", lambda: not alive(site, uid, 1))
-    [job] = site.children(kinds.JOB, uid, role="worker")
-    assert job["spec"]["suspend"]
+    assert "DeadlineExceeded" == conditions(found)["Failed"]["reason"]
+    wait_for("no worker is left", lambda: not site.workers_of(uid, 1))
+    assert site.job(uid)["spec"]["suspend"]
 
 
 def test_what_changes_the_numbers_is_refused_while_it_runs_and_the_run_goes_on(
     site: Site, operator: OperatorProcess
 ) -> None:
-    _, workers = begin(site)
+    _, workers = site.begin("blood")
     with pytest.raises(ApiProblem, match="training") as refused:
         site.change("blood", training={"learningRate": 0.001})
     site.change("blood", ttlSecondsAfterFinished=3600)
-    for worker in workers:
-        site.end_pod(worker, message=DONE)
-    found = site.wait_for_phase("blood", "Succeeded")
+    found = site.finish("blood", workers)
 
     assert 422 == refused.value.code
     assert 3600 == found["spec"]["ttlSecondsAfterFinished"]
     assert [1] == [attempt["n"] for attempt in found["status"]["attempts"]]
-
-
-def tell(site: Site, pod: dict[str, Any], **annotations: str) -> None:
-    """Tell kwok what happens to a pod."""
-    told = {f"play.sam3ft.dev/{name.replace('_', '-')}": value for name, value in annotations.items()}
-    body = {"metadata": {"annotations": told}}
-    site.api.patch(kinds.POD, site.namespace, pod["metadata"]["name"], body, manager="test")
 
 
 def follower(site: Site, uid: str, pod: dict[str, Any]) -> dict[str, Any]:
@@ -192,7 +124,7 @@ def follower(site: Site, uid: str, pod: dict[str, Any]) -> dict[str, Any]:
     index = pod["metadata"]["annotations"]["batch.kubernetes.io/job-completion-index"]
 
     def read() -> dict[str, Any] | None:
-        there = [it for it in alive(site, uid, 1) if it["metadata"]["uid"] != pod["metadata"]["uid"]]
+        there = [it for it in site.workers_of(uid, 1) if it["metadata"]["uid"] != pod["metadata"]["uid"]]
         found = [
             it for it in there if it["metadata"]["annotations"]["batch.kubernetes.io/job-completion-index"] == index
         ]
@@ -204,13 +136,11 @@ def follower(site: Site, uid: str, pod: dict[str, Any]) -> dict[str, Any]:
 def test_a_worker_that_somebody_takes_away_is_replaced_and_counts_for_nothing(
     site: Site, operator: OperatorProcess
 ) -> None:
-    uid, workers = begin(site)
-    tell(site, workers[0], obeys="20")
+    uid, workers = site.begin("blood")
+    site.tell(workers[0], obeys="20")
     site.api.delete(kinds.POD, site.namespace, workers[0]["metadata"]["name"])
     again = follower(site, uid, workers[0])
-    for worker in (again, workers[1]):
-        site.end_pod(worker, message=DONE)
-    found = site.wait_for_phase("blood", "Succeeded", within_s=60)
+    found = site.finish("blood", [again, workers[1]], within_s=60)
 
     assert 0 == found["status"].get("restarts", 0)
     assert [(1, 0)] == [(attempt["n"], attempt.get("counted", 0)) for attempt in found["status"]["attempts"]]
@@ -218,16 +148,16 @@ def test_a_worker_that_somebody_takes_away_is_replaced_and_counts_for_nothing(
 
 def test_the_budget_counts_each_time_that_the_hosts_memory_ran_out(site: Site, operator: OperatorProcess) -> None:
     policy = {"maxRestarts": 1, "windowSeconds": 3600, "maxWithoutProgress": 5}
-    uid, workers = begin(site, failurePolicy=policy)
-    tell(site, workers[0], exit_code="137", reason="OOMKilled")
+    uid, workers = site.begin("blood", failurePolicy=policy)
+    site.tell(workers[0], exit_code="137", reason="OOMKilled")
     counted = wait_for("the end is counted", lambda: status_of(site).get("restarts"))
-    tell(site, follower(site, uid, workers[0]), exit_code="137", reason="OOMKilled")
+    site.tell(follower(site, uid, workers[0]), exit_code="137", reason="OOMKilled")
     found = site.wait_for_phase("blood", "Failed", within_s=60)
-    query = {"fieldSelector": "involvedObject.name=blood,type=Warning"}
+    warnings = "involvedObject.name=blood,type=Warning"
     told = {"HostOutOfMemory", "BudgetSpent"}
     wait_for(
         "events of both",  # they follow the status
-        lambda: told <= {event["reason"] for event in site.api.list(kinds.EVENT, site.namespace, query)["items"]},
+        lambda: told <= {event["reason"] for event in site.events(warnings)},
     )
 
     [attempt] = found["status"]["attempts"]
@@ -241,7 +171,7 @@ def test_ends_without_a_newer_commit_end_the_run_though_none_of_them_counts(
     site: Site, operator: OperatorProcess
 ) -> None:
     policy = {"maxRestarts": 10, "windowSeconds": 3600, "maxWithoutProgress": 2}
-    uid, workers = begin(site, failurePolicy=policy)
+    uid, workers = site.begin("blood", failurePolicy=policy)
     interrupted = json.dumps({"code": 20, "reason": "Interrupted", "message": "asked to stop"})
     site.end_pod(workers[0], code=20, message=interrupted)
     site.end_pod(follower(site, uid, workers[0]), code=20, message=interrupted)
@@ -257,11 +187,11 @@ def test_an_attempt_whose_pods_all_fail_is_left_for_a_fresh_one_and_a_node_that_
     pool = f"sam3ft.test/{site.namespace}"
     kubectl(site.plane, "label", "node", "node-2", f"{pool}=yes")
     try:
-        workers = {"nodes": 4, "maxNodes": 4, "gpusPerNode": 1, "nodeSelector": {pool: "yes"}}
-        uid, _ = begin(site, count=4, workers=workers, training={"maxSteps": 10, "globalBatchSize": 4})
+        four = {"nodes": 4, "maxNodes": 4, "gpusPerNode": 1, "nodeSelector": {pool: "yes"}}
+        uid, _ = site.begin("blood", workers=four, training={"maxSteps": 10, "globalBatchSize": 4})
         begun_s = time.monotonic()
         for attempt in (1, 2):
-            for pod in wait_for_attempt(site, uid, attempt, count=4):
+            for pod in site.wait_for_workers(uid, attempt, count=4):
                 site.end_pod(pod, code=24)  # without a last word: the launcher's own budget is not known to be spent
         job = names.worker_job_name("blood", 3)
         third = wait_for("a third attempt", lambda: site.get(kinds.JOB, job), within_s=90)

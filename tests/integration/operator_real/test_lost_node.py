@@ -1,25 +1,20 @@
 """A node that falls silent with workers on it: they are written off and replaced elsewhere, in the same attempt."""
 
-import json
 from typing import Any
 
 import pytest
-from operator_site import Site
+from operator_site import OperatorProcess, Site
 from waiting import wait_for
 
 from sam3ft_launch.kubernetes import kinds
 
 pytestmark = pytest.mark.timeout(240)
-CHECKED = json.dumps({"code": 0, "reason": "Succeeded"})
-DONE = json.dumps({"code": 0, "reason": "Succeeded", "step": 10, "checkpoint_step": 10})
 
 
-def test_workers_on_a_node_that_is_gone_are_replaced_on_another_and_the_attempt_goes_on(site: Site) -> None:
-    site.operator().wait_until_ready()
-    uid = site.apply("blood", workers={"nodes": 2, "maxNodes": 2, "gpusPerNode": 1})["metadata"]["uid"]
-    [check] = site.wait_for_pods(uid, role="preflight", count=1)
-    site.end_pod(check, message=CHECKED)
-    before = site.wait_for_pods(uid, role="worker", count=2)
+def test_workers_on_a_node_that_is_gone_are_replaced_on_another_and_the_attempt_goes_on(
+    site: Site, operator: OperatorProcess
+) -> None:
+    uid, before = site.begin("blood")
     node = before[0]["spec"]["nodeName"]
     lost = {pod["metadata"]["name"] for pod in before if pod["spec"]["nodeName"] == node}
 
@@ -31,9 +26,7 @@ def test_workers_on_a_node_that_is_gone_are_replaced_on_another_and_the_attempt_
     site.plane.lose_node(node)
     try:
         after = wait_for("two workers run elsewhere", replaced, within_s=90)
-        for worker in after:
-            site.end_pod(worker, message=DONE)
-        found = site.wait_for_phase("blood", "Succeeded")
+        found = site.finish("blood", after)
     finally:
         site.plane.return_node(node)
     written_off = {call.name for call in site.calls() if (call.resource, call.subresource) == ("pods", "status")}

@@ -7,66 +7,38 @@ from typing import Any
 import pytest
 from control_plane import kubectl
 from coordinator_site import FakeCoordinator, progress, says
-from operator_site import OperatorProcess, Site
+from operator_site import CHECKED, DONE, TWO_NODES, OperatorProcess, Site, conditions
 from waiting import wait_for
 
 from sam3ft_api import names
 from sam3ft_launch.kubernetes import kinds
 
 pytestmark = pytest.mark.timeout(240)
-CHECKED = json.dumps({"code": 0, "reason": "Succeeded"})
-DONE = json.dumps({"code": 0, "reason": "Succeeded", "step": 10, "checkpoint_step": 10})
-TWO_NODES = {"nodes": 2, "maxNodes": 2, "gpusPerNode": 1}
-
-
-@pytest.fixture
-def operator(site: Site) -> OperatorProcess:
-    """A running operator."""
-    process = site.operator()
-    process.wait_until_ready()
-    return process
-
-
-def begin(site: Site, name: str = "blood", **spec: Any) -> tuple[str, list[dict[str, Any]]]:
-    """Apply a resource of two nodes, let its check pass, and return its uid and the workers that run."""
-    uid = site.apply(name, workers=TWO_NODES, **spec)["metadata"]["uid"]
-    [check] = site.wait_for_pods(uid, role="preflight", count=1)
-    site.end_pod(check, message=CHECKED)
-    return uid, site.wait_for_pods(uid, role="worker", count=2)
-
-
-def conditions(found: dict[str, Any]) -> dict[str, str]:
-    """Return the status of each condition."""
-    return {condition["type"]: condition["status"] for condition in found["status"]["conditions"]}
 
 
 def test_a_run_lives_from_the_check_to_success(site: Site, operator: OperatorProcess) -> None:
-    uid, workers = begin(site)
+    uid, workers = site.begin("blood")
     [coordinator] = site.wait_for_pods(uid, role="coordinator", count=1)
     with FakeCoordinator(says(progress())) as fake:
         fake.stands_for(site, coordinator)
         running = site.wait_for_phase("blood", "Running")
         columns = kubectl(site.plane, "-n", site.namespace, "get", "sft", "blood").splitlines()[1].split()
         metrics = operator.get("/metrics")[1]
-    for worker in workers:
-        site.end_pod(worker, message=DONE)
-    found = site.wait_for_phase("blood", "Succeeded")
+    found = site.finish("blood", workers)
 
     assert ["blood", "Running", "1200/4000", "1h20m"] == columns[:4]
     assert "2/2" in columns
-    assert "True" == conditions(running)["Running"]
+    assert "True" == conditions(running)["Running"]["status"]
     assert {"Complete": "True", "Failed": "False", "Ready": "True", "Stalled": "False"} == {
-        name: conditions(found)[name] for name in ("Complete", "Failed", "Ready", "Stalled")
+        name: conditions(found)[name]["status"] for name in ("Complete", "Failed", "Ready", "Stalled")
     }
     assert "sam3ft_job_info" in metrics
     assert 0 == operator.terminate()
 
 
 def test_nothing_of_kopf_is_left_and_no_rule_is_missing(site: Site, operator: OperatorProcess) -> None:
-    uid, workers = begin(site)
-    for worker in workers:
-        site.end_pod(worker, message=DONE)
-    found = site.wait_for_phase("blood", "Succeeded")
+    uid, workers = site.begin("blood")
+    found = site.finish("blood", workers)
     children = [child for kind in kinds.CHILDREN.values() for child in site.children(kind, uid)]
     refused = [call for call in site.calls() if call.code in (401, 403)]
 
@@ -83,14 +55,14 @@ def test_nothing_of_kopf_is_left_and_no_rule_is_missing(site: Site, operator: Op
 
 
 def test_a_verdict_ends_the_run_with_its_words(site: Site, operator: OperatorProcess) -> None:
-    uid, workers = begin(site)
+    uid, workers = site.begin("blood")
     words = "s3://runs/blood belongs to run other of namespace lab"
     word = {"code": 14, "reason": "CheckpointIncompatible", "message": words, "rank": 1, "node": "node-0"}
     site.end_pod(workers[0], code=14, message=json.dumps(word))
     found = site.wait_for_phase("blood", "Failed")
 
     assert words in found["status"]["summary"]["message"]
-    assert "True" == conditions(found)["Failed"]
+    assert "True" == conditions(found)["Failed"]["status"]
     [attempt] = found["status"]["attempts"]
     assert ("CheckpointIncompatible", 14) == (attempt["reason"], attempt["exitCode"])
     assert 1 == len([name for name in site.created("jobs") if name == names.worker_job_name("blood", 1)])
@@ -108,7 +80,7 @@ def test_a_failed_check_takes_no_worker(site: Site, operator: OperatorProcess) -
     found = site.wait_for_phase("blood", "Failed")
 
     assert "train has no images" in found["status"]["summary"]["message"]
-    assert "False" == conditions(found)["DatasetReady"]
+    assert "False" == conditions(found)["DatasetReady"]["status"]
     assert [] == site.children(kinds.JOB, uid, role="worker")
 
 
@@ -134,9 +106,9 @@ def test_operators_that_are_killed_leave_a_run_that_ends_alike_with_no_child_twi
 
 
 def test_deletion_in_the_middle_takes_everything(site: Site, operator: OperatorProcess) -> None:
-    uid, _ = begin(site)
+    uid, _ = site.begin("blood")
     site.api.delete(kinds.FINETUNE, site.namespace, "blood")
-    wait_for("every child is gone", lambda: not any(site.children(kind, uid) for kind in kinds.CHILDREN.values()))
+    site.wait_until_empty(uid)
     made = len(site.created("jobs"))
     time.sleep(1.0)
 
@@ -145,7 +117,7 @@ def test_deletion_in_the_middle_takes_everything(site: Site, operator: OperatorP
 
 
 def test_what_somebody_deletes_by_hand_is_made_again(site: Site, operator: OperatorProcess) -> None:
-    uid, workers = begin(site)
+    uid, workers = site.begin("blood")
     kept = (kinds.CONFIG_MAP, kinds.SERVICE, kinds.NETWORK_POLICY)
     before = {kind.name: sorted(it["metadata"]["name"] for it in site.children(kind, uid)) for kind in kept}
     for kind in kept:
@@ -166,7 +138,7 @@ def test_what_somebody_deletes_by_hand_is_made_again(site: Site, operator: Opera
 
 
 def test_a_coordinator_on_a_node_that_is_gone_is_replaced(site: Site, operator: OperatorProcess) -> None:
-    uid, _ = begin(site)
+    uid, _ = site.begin("blood")
     [lead] = site.wait_for_pods(uid, role="coordinator", count=1)
     node = lead["spec"]["nodeName"]
 
@@ -185,7 +157,7 @@ def test_a_coordinator_on_a_node_that_is_gone_is_replaced(site: Site, operator: 
 
 
 def test_a_hostile_coordinator_harms_neither_its_run_nor_another(site: Site, operator: OperatorProcess) -> None:
-    uid, workers = begin(site)
+    uid, workers = site.begin("blood")
     [coordinator] = site.wait_for_pods(uid, role="coordinator", count=1)
 
     def endless(handler: Any) -> None:
@@ -201,9 +173,7 @@ def test_a_hostile_coordinator_harms_neither_its_run_nor_another(site: Site, ope
         other = site.apply("other")["metadata"]["uid"]
         site.wait_for_pods(other, role="preflight", count=1)
         took_s = time.monotonic() - begun_s
-    for worker in workers:
-        site.end_pod(worker, message=DONE)
-    site.wait_for_phase("blood", "Succeeded")
+    site.finish("blood", workers)
 
     assert took_s < 5
     assert [] == [line["error"] for line in operator.lines() if "error" in line]
@@ -227,15 +197,14 @@ def test_a_spec_that_this_cluster_cannot_run_is_refused_with_the_reason_until_it
 ) -> None:
     uid = site.apply("blood", training={"maxSteps": 10, "config": {"optim": {"no_such_setting": 1}}})["metadata"]["uid"]
     found = site.wait_for_phase("blood", "Failed")
-    query = {"fieldSelector": "involvedObject.name=blood,type=Warning"}
-    [event] = wait_for("a warning", lambda: site.api.list(kinds.EVENT, site.namespace, query)["items"])
+    [event] = site.wait_for_events("involvedObject.name=blood,type=Warning")
     made = [child for kind in kinds.CHILDREN.values() for child in site.children(kind, uid)]
     site.change("blood", training={"config": None})
     site.wait_for_pods(uid, role="preflight", count=1)
 
     assert "no_such_setting" in found["status"]["summary"]["message"]
     assert {"Accepted": "False", "Failed": "True", "Stalled": "True"} == {
-        name: conditions(found)[name] for name in ("Accepted", "Failed", "Stalled")
+        name: conditions(found)[name]["status"] for name in ("Accepted", "Failed", "Stalled")
     }
     assert "no_such_setting" in event["message"]
     assert [] == made

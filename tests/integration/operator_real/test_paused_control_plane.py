@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from control_plane import ControlPlane
 from definitions import apply_crds
-from lives import CHECKED, RUN, Deployment, Life
+from lives import Deployment, Life
 from operator_site import Site
 
 pytestmark = pytest.mark.timeout(1200)
@@ -38,9 +38,8 @@ def live_through(site: Site, program: str, pause_s: float) -> None:
     life = Life(site)
     with Deployment(site) as operators:
         operators.wait_until_ready()
-        life.uid = site.apply(RUN, workers={"nodes": 2, "maxNodes": 2})["metadata"]["uid"]
-        [check] = site.wait_for_pods(life.uid, role="preflight", count=1)
-        site.end_pod(check, message=CHECKED)
+        life.apply()
+        life.check()
         stand_still(site, program, pause_s)
         life.workers()
         stand_still(site, program, pause_s)

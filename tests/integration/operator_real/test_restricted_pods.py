@@ -4,20 +4,15 @@ import json
 
 import pytest
 from control_plane import kubectl
-from operator_site import Site
+from operator_site import OperatorProcess, Site
 
 from sam3ft_launch.kubernetes import kinds
 
 pytestmark = pytest.mark.timeout(240)
-CHECKED = json.dumps({"code": 0, "reason": "Succeeded"})
 
 
-def test_no_pod_of_a_run_has_a_token_and_each_is_selected_by_one_policy(site: Site) -> None:
-    site.operator().wait_until_ready()
-    uid = site.apply("blood", workers={"nodes": 2, "maxNodes": 2, "gpusPerNode": 1})["metadata"]["uid"]
-    [check] = site.wait_for_pods(uid, role="preflight", count=1)
-    site.end_pod(check, message=CHECKED)
-    site.wait_for_pods(uid, role="worker", count=2)
+def test_no_pod_of_a_run_has_a_token_and_each_is_selected_by_one_policy(site: Site, operator: OperatorProcess) -> None:
+    uid, _ = site.begin("blood")
     site.wait_for_pods(uid, role="coordinator", count=1)
     pods = site.children(kinds.POD, uid)
     volumes = [volume for pod in pods for volume in pod["spec"].get("volumes", [])]

@@ -18,7 +18,7 @@ from waiting import wait_for
 from sam3ft_api import names
 from sam3ft_launch.kubernetes import kinds
 from sam3ft_launch.kubernetes.kinds import Kind
-from sam3ft_operator.rbac import ROLE, RUN_RULES, lease_rules
+from sam3ft_operator.rbac import RUN_RULES, lease_rules
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -30,14 +30,6 @@ def site(kueue_cluster: ControlPlane, tmp_path: Path) -> Iterator[QueueSite]:
         yield found
 
 
-@pytest.fixture
-def operator(site: QueueSite) -> OperatorProcess:
-    """A running operator."""
-    process = site.operator()
-    process.wait_until_ready()
-    return process
-
-
 def test_no_right_is_there_that_is_not_used_and_none_is_missing(site: QueueSite, operator: OperatorProcess) -> None:
     take_names(site)
     live_to_the_cleanup(site)
@@ -47,12 +39,11 @@ def test_no_right_is_there_that_is_not_used_and_none_is_missing(site: QueueSite,
     change_while_a_status_is_written(site)
     operator.kill()
     site.operator().wait_until_ready()  # which tells the names that are taken once more
-    user = f"system:serviceaccount:{site.namespace}:{ROLE}"
     rules = [*(rule.to_rule() for rule in RUN_RULES), *lease_rules()]
-    wait_for("an event is told again", lambda: ("", "events", "patch") in used(site.plane, user=user))
+    wait_for("an event is told again", lambda: ("", "events", "patch") in used(site.plane, user=site.user))
 
-    assert set() == granted(rules) - used(site.plane, user=user)
-    assert set() == refused(site.plane, user=user)
+    assert set() == granted(rules) - used(site.plane, user=site.user)
+    assert set() == refused(site.plane, user=site.user)
 
 
 def take_names(site: QueueSite) -> None:
@@ -76,9 +67,8 @@ def take_names(site: QueueSite) -> None:
     uids = {run: site.apply(run)["metadata"]["uid"] for _, run, _, _ in taken}
     for run in ("d", "e"):
         site.pass_check(uids[run])
-    for kind, run, _, _ in taken:
-        query = {"fieldSelector": f"involvedObject.uid={uids[run]},reason=NameTaken"}
-        wait_for(f"{kind.name} is told", lambda query=query: site.api.list(kinds.EVENT, site.namespace, query)["items"])
+    for _, run, _, _ in taken:
+        site.wait_for_events(f"involvedObject.uid={uids[run]},reason=NameTaken")
 
 
 def live_to_the_cleanup(site: QueueSite) -> None:
@@ -87,7 +77,7 @@ def live_to_the_cleanup(site: QueueSite) -> None:
     site.wait_for_pods(uid, role="worker", count=1)
     site.change("whole", workers={"nodes": 2})
     site.finish("whole", site.wait_for_pods(uid, role="worker", count=2))
-    wait_for("nothing is left", lambda: not any(site.children(kind, uid) for kind in kinds.CHILDREN.values()))
+    site.wait_until_empty(uid)
 
 
 def be_suspended_in_a_queue(site: QueueSite) -> None:
@@ -133,7 +123,6 @@ def lack_quota_of_the_namespace(site: QueueSite) -> None:
 
 def change_while_a_status_is_written(site: QueueSite) -> None:
     """Somebody changes a resource again and again, until a status meets a newer version and it is read."""
-    user = f"system:serviceaccount:{site.namespace}:{ROLE}"
     stop = threading.Event()
 
     def change() -> None:
@@ -145,7 +134,7 @@ def change_while_a_status_is_written(site: QueueSite) -> None:
     thread = threading.Thread(target=change)
     thread.start()
     try:
-        wait_for("it is read", lambda: ("sam3ft.dev", "sam3finetunes", "get") in used(site.plane, user=user))
+        wait_for("it is read", lambda: ("sam3ft.dev", "sam3finetunes", "get") in used(site.plane, user=site.user))
     finally:
         stop.set()
         thread.join()
