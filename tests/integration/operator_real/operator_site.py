@@ -1,7 +1,6 @@
 """The operator as a process of its own on a real API server, under its own account with exactly its own rules."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -23,7 +22,6 @@ from sam3ft_launch.kubernetes.api import Api, ApiProblem, ApiSettings
 from sam3ft_launch.kubernetes.kinds import FINETUNE, Kind
 from sam3ft_operator.rbac import ROLE, manifests
 
-HERE = Path(__file__).resolve().parent
 KINDS = {
     "ServiceAccount": Kind("ServiceAccount", "v1", "serviceaccounts"),
     "ClusterRole": Kind("ClusterRole", "rbac.authorization.k8s.io/v1", "clusterroles"),
@@ -266,9 +264,7 @@ class OperatorProcess:
             *("--metrics-listen", f"127.0.0.1:{self.port}", "--verbose", *arguments),
         ]
         with self.log.open("wb") as log:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, "PYTHONPATH": str(HERE)}
-            )
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     def wait_until_ready(self, *, within_s: float = 40.0) -> None:
         """Wait until /readyz says so."""
