@@ -39,6 +39,14 @@ def pydantic_verdict(document: dict[str, Any]) -> list[str]:
     return []
 
 
+def assert_same_verdict(document: dict[str, Any]) -> bool:
+    """Check that pydantic and the API server's stand-in agree on a new resource; returns whether they accept it."""
+    ours, standing_in = pydantic_verdict(copy.deepcopy(document)), apiserver.verdict(document)
+
+    assert bool(standing_in) == bool(ours), f"stand-in: {standing_in}\npydantic: {ours}\nspec: {document['spec']}"
+    return not ours
+
+
 def with_value(spec: dict[str, Any], path: tuple[str, ...], value: Any) -> dict[str, Any]:
     """Return a copy of the spec with one field set."""
     changed = copy.deepcopy(spec)
@@ -88,3 +96,8 @@ def candidates(path: tuple[str, ...]) -> list[Any]:
         ]  # fmt: skip
         return [[part] for part in parts] + [[parts[0]] * 33, [None]]
     return borders(schema)
+
+
+def values_of(path: tuple[str, ...]) -> list[Any]:
+    """Return every value worth trying in a field, and those of every type."""
+    return [*candidates(path), *ANY_TYPE]
