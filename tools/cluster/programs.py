@@ -42,23 +42,27 @@ class Program:
         """End the process and wait for it; one that does not end within 10 s is killed."""
         process, self._process = self._process, None
         if process is not None:
-            process.send_signal(signal.SIGCONT)
-            process.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
+            self.send(process, signal.SIGCONT)
+            self.send(process, signal.SIGKILL if kill else signal.SIGTERM)
             try:
                 process.wait(STOP_S)
             except subprocess.TimeoutExpired:
-                process.kill()
+                self.send(process, signal.SIGKILL)
                 process.wait()
         if self._output is not None:
             self._output.close()
 
     def pause(self) -> None:
         """Freeze the process: connections stay open and nobody answers."""
-        self._running().send_signal(signal.SIGSTOP)
+        self.send(self._running(), signal.SIGSTOP)
 
     def go_on(self) -> None:
         """Undo `pause`."""
-        self._running().send_signal(signal.SIGCONT)
+        self.send(self._running(), signal.SIGCONT)
+
+    def send(self, process: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
+        """Send a signal to the program that a process of ours is, or stands for."""
+        process.send_signal(number)
 
     def raise_if_ended(self) -> None:
         """Check that the process runs.

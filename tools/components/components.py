@@ -4,10 +4,10 @@
     python tools/components/components.py list                where each one is
 
 A component is a folder beside this file: `go.mod` and `go.sum` (a Go program; one that has to be told its version has
-`ldflags`, one that needs files of its module `share`: lines of module and folder, kept as `share/FOLDER`), or
-`package.json` and `package-lock.json` (a Node program), or `requirements.lock` (a Python program, whose module is
-`NAME.main`, in an environment of its own). Its place in the cache is named after the hash
-of these files, so that a fresh clone on the same machine finds it built and a changed lock file makes another one. A
+`ldflags`, one that needs files of its module `share`: lines of module and folder, kept as `share/FOLDER`; one of our
+own its sources beside), `package.json` and `package-lock.json` (a Node program), or `requirements.lock` (a Python
+program, whose module is `NAME.main`, in an environment of its own). Its place in the cache is named after the hash of
+these files, so that a fresh clone on the same machine finds it built and a changed lock file makes another one. A
 build that is interrupted leaves nothing that looks finished: it happens in a folder of its own, which is renamed at
 the end.
 """
@@ -65,6 +65,8 @@ def home(name: str) -> Path:
     for extra in (LDFLAGS, SHARE, REQUIREMENTS):
         if (path := HERE / name / extra).exists():
             digest.update(path.read_bytes())
+    for source in sorted((HERE / name).glob("*.go")):
+        digest.update(source.read_bytes())
     return cache_root() / f"{name}-{digest.hexdigest()[:16]}"
 
 

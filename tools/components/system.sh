@@ -4,6 +4,7 @@
 #   libfaketime   nodes whose clocks differ
 #   openssl       certificates of a store with an authority of its own
 #   gcc, binutils libraries that stand in for others
+#   containerd... real nodes of the test cluster, and a registry of images
 #   Ceph          a second S3 server, monitor, object store daemon and gateway, 200 MB
 set -euo pipefail
 
@@ -15,6 +16,13 @@ need ip iproute2
 need openssl openssl
 need gcc gcc libc6-dev
 need readelf binutils
+need containerd containerd
+need runc runc
+need nft nftables
+need iptables iptables
+need conntrack conntrack
+need docker-registry docker-registry
+[ -x /usr/lib/cni/bridge ] || packages+=(containernetworking-plugins)
 for program in radosgw radosgw-admin ceph-mon ceph-osd ceph-authtool monmaptool; do
   need "$program" radosgw ceph-mon ceph-osd ceph-common
 done
