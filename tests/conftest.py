@@ -34,7 +34,13 @@ def pytest_configure() -> None:
 TESTS = Path(__file__).parent
 ALONE = ("faults", "perf", "integration/elastic", "integration/launcher")
 """Folders whose tests measure time, or load every core themselves: they are not run beside others."""
-WITH_CLUSTER = ("chart", "integration/cluster", "integration/operator_real", "property/test_crd_differential.py")
+WITH_CLUSTER = (
+    "chart",
+    "integration/cluster",
+    "integration/kubelet",
+    "integration/operator_real",
+    "property/test_crd_differential.py",
+)
 """Tests that need a control plane: those of one process share it."""
 
 

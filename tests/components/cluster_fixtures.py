@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from control_plane import ControlPlane, kubectl
 from definitions import apply_crds
 from kubernetes import client, config
 from kueue import start_kueue
+from machine import MachineUnfit
+from real_nodes import ARGUMENTS, RealNodes
 from rights import refused
 from tools_here import need_tool
 
@@ -43,11 +46,7 @@ def api(cluster: ControlPlane) -> client.ApiClient:
 @pytest.fixture
 def namespace(cluster: ControlPlane) -> Iterator[str]:
     """A fresh namespace that enforces restricted pods; it is emptied and left to the controllers afterwards."""
-    name = f"test-{uuid.uuid4().hex[:10]}"
-    labels = {"pod-security.kubernetes.io/enforce": "restricted", "kubernetes.io/metadata.name": name}
-    cluster.post("/api/v1/namespaces", {"metadata": {"name": name, "labels": labels}})
-    yield name
-    kubectl(cluster, "delete", "namespace", name, "--wait=false", "--ignore-not-found")
+    yield from _fresh_namespace(cluster)
 
 
 def assert_nothing_refused(plane: ControlPlane) -> None:
@@ -84,3 +83,37 @@ def kueue_cluster(cluster: ControlPlane, tmp_path_factory: pytest.TempPathFactor
         need_tool(str(error))
     finally:
         plane.stop()
+
+
+@dataclass(frozen=True)
+class RealCluster:
+    """A control plane whose nodes `real-0` and `real-1` run what is scheduled there."""
+
+    plane: ControlPlane
+    nodes: RealNodes
+
+
+@pytest.fixture(scope="session")
+def kubelet_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealCluster]:
+    """A control plane of its own with two real nodes; whoever strikes one of them heals it before the test ends."""
+    folder = tmp_path_factory.mktemp("real")
+    nodes = RealNodes(folder, count=2)
+    try:
+        with ControlPlane(folder, definitions=apply_crds, arguments=ARGUMENTS) as plane, nodes.of(plane):
+            yield RealCluster(plane, nodes)
+    except (ComponentMissing, MachineUnfit) as error:
+        need_tool(str(error))
+
+
+@pytest.fixture
+def real_namespace(kubelet_cluster: RealCluster) -> Iterator[str]:
+    """A fresh namespace on the real nodes that enforces restricted pods."""
+    yield from _fresh_namespace(kubelet_cluster.plane)
+
+
+def _fresh_namespace(plane: ControlPlane) -> Iterator[str]:
+    name = f"test-{uuid.uuid4().hex[:10]}"
+    labels = {"pod-security.kubernetes.io/enforce": "restricted", "kubernetes.io/metadata.name": name}
+    plane.post("/api/v1/namespaces", {"metadata": {"name": name, "labels": labels}})
+    yield name
+    kubectl(plane, "delete", "namespace", name, "--wait=false", "--ignore-not-found")
