@@ -20,6 +20,7 @@ from machine import MachineUnfit, Wires, lay_wires, require_machine, sweep
 from node import RealNode
 from oci_image import PROBE, SANDBOX, write_archive
 from played_nodes import is_ready
+from policy_watch import PolicyWatch
 from programs import Program
 
 from components import binary
@@ -52,6 +53,7 @@ class RealNodes:
         self.took_s: dict[str, float] = {}
         self._wires: Wires | None = None
         self._servers: list[Program] = []
+        self._policies: PolicyWatch | None = None
 
     @property
     def registry(self) -> str:
@@ -80,6 +82,9 @@ class RealNodes:
 
     def stop(self) -> None:
         """End everything and remove what is outside of the folder; also after a start that failed."""
+        if self._policies is not None:
+            self._policies.stop()
+            self._policies = None
         for node in self.nodes:
             node.stop()
         for server in self._servers[::-1]:
@@ -108,6 +113,8 @@ class RealNodes:
             others = [other for other in range(self._count) if other != number]
             self._timed(node.name, lambda node=node, others=others: node.start(others=others))  # type: ignore[misc]
         self._timed("ready", lambda: self._wait_until_ready(plane))
+        self._policies = PolicyWatch(plane, self.nodes)
+        self._policies.start()
 
     def _start_servers(self, plane: ControlPlane) -> None:
         host, probe = self._laid().host, binary("probe")

@@ -13,6 +13,7 @@ from cluster_fixtures import RealCluster
 from control_plane import kubectl
 from machine import CGROUPS, MachineUnfit, require_machine, sweep, tag_of
 from oci_image import PROBE
+from policy_watch import num_dropped
 from tools_here import need_tool
 from waiting import wait_for, wait_until
 
@@ -109,6 +110,41 @@ def test_a_pod_outlives_its_kubelet_and_a_node_cut_off_is_not_ready_until_healed
     wait_until(lambda: plane.is_ready("real-1"), within_s=60)
 
     assert started == read(kubelet_cluster, real_namespace, "stays")["status"]["containerStatuses"][0]["containerID"]
+
+
+def test_a_policy_lets_its_peer_in_and_drops_and_counts_a_stranger(
+    kubelet_cluster: RealCluster, real_namespace: str
+) -> None:
+    names = ("guarded", "friend", "stranger")
+    places = ("real-0", "real-1", "real-0")
+    for name, node in zip(names, places, strict=True):
+        create(kubelet_cluster, real_namespace, pod(name, node))
+    wait_for_running(kubelet_cluster, real_namespace, *names)
+    target = f"{read(kubelet_cluster, real_namespace, 'guarded')['status']['podIP']}:8080"
+
+    def connects(name: str) -> bool:
+        try:
+            kubectl(kubelet_cluster.plane, "exec", "-n", real_namespace, name, "--", "/probe", "connect", target)
+        except subprocess.CalledProcessError as error:
+            if "timeout" not in error.stderr:
+                raise
+            return False
+        return True
+
+    assert connects("stranger")
+    friends = [{"from": [{"podSelector": {"matchLabels": {"app": "friend"}}}]}]
+    spec = {"podSelector": {"matchLabels": {"app": "guarded"}}, "ingress": friends}
+    policy = {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": "friends"},
+        "spec": spec,
+    }
+    create(kubelet_cluster, real_namespace, policy)
+    wait_until(lambda: not connects("stranger"))
+
+    assert connects("friend")
+    assert num_dropped(kubelet_cluster.nodes.nodes[0]) > 0
 
 
 def test_an_eviction_ends_a_pod(kubelet_cluster: RealCluster, real_namespace: str) -> None:
