@@ -19,6 +19,8 @@ from waiting import wait_for, wait_until
 
 from components import ComponentMissing, binary
 
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(900)]
+"""They take networks and cgroups of the machine itself: for `make soak`, until more machines have been seen."""
 SAFE = {"readOnlyRootFilesystem": True, "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
 
