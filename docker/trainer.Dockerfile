@@ -37,7 +37,8 @@ COPY --from=code /opt/code /opt/code
 ENV PATH=/opt/sam3ft/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
-    HOME=/tmp
+    HOME=/tmp \
+    USER=sam3ft
 # Last, so that another commit keeps all layers.
 ARG VARIANT=cuda
 ARG VERSION=0.1.0

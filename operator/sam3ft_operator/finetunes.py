@@ -24,6 +24,8 @@ _log = logging.getLogger(__name__)
 
 _AGAIN_S = 1.0
 """Before kopf is run anew after it has ended; doubled up to `_LAST_AGAIN_S` while it ends within a minute."""
+_IDENTITY: Any = "sam3ft-operator"
+"""What kopf calls itself among peers; it has none."""
 _LAST_AGAIN_S = 15.0
 _WELL_AFTER_S = 60.0
 _LIST_AGAIN_S = 2.0
@@ -107,6 +109,8 @@ class FineTuneWatch(threading.Thread):
                 loop=loop,
                 registry=self._registry(),
                 settings=kopf_settings(),
+                # Otherwise kopf asks for the user's name, and the user of a container rarely has one.
+                identity=_IDENTITY,
                 standalone=True,
                 clusterwide=not self._namespace,
                 namespaces=[self._namespace] if self._namespace else [],

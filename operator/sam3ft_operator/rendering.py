@@ -61,8 +61,8 @@ class ClusterRenderer:
         if resource.spec is None:
             raise InvalidConfig(resource.refusal)
         workers = resource.spec.workers
-        # The check of the data set does not depend on the number of nodes, but a plan has one.
-        nodes = workers.nodes if wanted.part is Part.PREFLIGHT else wanted.nodes
+        # The coordinator's gate waits for as many nodes as the run wants; the check does not depend on their number.
+        nodes = wanted.nodes if wanted.part is Part.WORKERS else workers.nodes
         return plan_on_cluster(
             SAM3FineTune.model_validate(
                 {

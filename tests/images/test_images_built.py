@@ -143,6 +143,7 @@ def test_the_operator_hears_sigterm_itself(operator: Image, tmp_path: Path) -> N
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
     assert 0 == process.wait(40), log.read_text()
+    assert "getpwuid" not in log.read_text(), "nobody asks for the name of a user that has none"
 
 
 @pytest.mark.parametrize("name", ["operator", "trainer"])

@@ -41,6 +41,21 @@ def test_kopf_is_run_anew_whatever_has_ended_it(monkeypatch: pytest.MonkeyPatch)
     assert [0, 1, 2] == ended
 
 
+def test_kopf_does_not_ask_for_a_user_s_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container the user is a number without a name; kopf would end at once, again and again."""
+    api: Any = FakeApi()
+    watch = FineTuneWatch(api, namespace="lab", store=ResourceStore(changed=lambda _: None), ended=lambda: None)
+    asked: list[dict[str, Any]] = []
+
+    def run(**options: Any) -> None:
+        asked.append(options)
+        watch.stop()
+
+    monkeypatch.setattr(kopf, "run", run)
+    watch.run()
+    assert "sam3ft-operator" == asked[0]["identity"]
+
+
 def test_a_list_that_is_hurried_does_not_wait() -> None:
     api: Any = FakeApi(pages=[{"metadata": {"resourceVersion": "5"}, "items": []} for _ in range(2)])
     lists = FineTuneLists(api, namespace="lab", store=ResourceStore(changed=lambda _: None), resync_s=3600.0)

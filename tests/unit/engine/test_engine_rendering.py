@@ -7,6 +7,7 @@ import pytest
 
 from sam3ft_launch.kubernetes.settings import ClusterSettings
 from sam3ft_operator import rendering
+from sam3ft_operator.decision import Ensure, Part
 from sam3ft_operator.rendering import ClusterRenderer
 from sam3ft_operator.views import resource_view
 
@@ -58,3 +59,15 @@ def test_a_spec_is_judged_once_for_each_of_its_versions(monkeypatch: pytest.Monk
 
     assert 1 == len(set(again))
     assert 2 == len(judged)
+
+
+@pytest.mark.parametrize("nodes", [1, 3])
+def test_the_coordinator_s_gate_waits_for_as_many_nodes_as_the_run_wants(nodes: int) -> None:
+    renderer = ClusterRenderer(ClusterSettings(operator_image="operator:1", trainer_image="trainer:1"))
+    training = {"maxSteps": 10, "globalBatchSize": 8}
+    resource = resource_view(body(training=training, workers={"nodes": nodes, "maxNodes": 4}))
+
+    made = renderer.objects(resource, Ensure(Part.GROUP, attempt=1))
+    (pod,) = [it for it in made if it["kind"] == "Pod"]
+    arguments = pod["spec"]["containers"][0]["args"]
+    assert str(nodes) == arguments[arguments.index("--nodes") + 1]
