@@ -56,15 +56,20 @@ def _rules(
             if peer is None:
                 targets = [("", pods if direction == "Egress" else [pod])]
             elif "ipBlock" in peer:
-                block = peer["ipBlock"]
-                but = "".join(f" ip {side} != {cidr}" for cidr in block.get("except", []))
-                targets = [(f"ip {side} {block['cidr']}{but} ", [pod] if direction == "Ingress" else [])]
+                targets = [(match, [pod] if direction == "Ingress" else []) for match in _block(peer["ipBlock"], side)]
             else:
                 found = [it for it in pods if _is_peer(peer, it, policy["metadata"]["namespace"], labels)]
                 targets = [(f"ip {side} {_address(it)} ", [pod] if direction == "Ingress" else [it]) for it in found]
             for match, receivers in targets:
                 for port in rule.get("ports") or [None]:
                     yield from (f"{match}{ports}accept" for ports in _ports(port, receivers))
+
+
+def _block(block: Document, side: str) -> list[str]:
+    """Return what matches a block of addresses; pods have none of version 6, so such a block matches nothing."""
+    if ":" in block["cidr"]:
+        return []
+    return [f"ip {side} {block['cidr']}" + "".join(f" ip {side} != {cidr}" for cidr in block.get("except", [])) + " "]
 
 
 def _is_peer(peer: Document, pod: Document, namespace: str, labels: Mapping[str, Mapping[str, str]]) -> bool:

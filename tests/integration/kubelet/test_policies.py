@@ -55,8 +55,9 @@ def test_a_selector_of_namespaces_reaches_into_others_and_one_of_pods_does_not()
 
 def test_egress_to_blocks_and_ports() -> None:
     block = {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8"]}}
+    six = {"ipBlock": {"cidr": "::/0"}}
     found = rules(
-        policy(policyTypes=["Egress"], egress=[{"to": [block]}, {"ports": [{"protocol": "UDP", "port": 53}]}])
+        policy(policyTypes=["Egress"], egress=[{"to": [block, six]}, {"ports": [{"protocol": "UDP", "port": 53}]}])
     )
 
     accepted = "ip daddr 0.0.0.0/0 ip daddr != 10.0.0.0/8 accept\nudp dport 53 accept\ncounter drop"
