@@ -53,9 +53,9 @@ class Builder:
         words = [str(self.program), "inspect", "--type", "image", image]
         return subprocess.run(words, env=self.environ, capture_output=True, check=False).returncode == 0
 
-    def push(self, image: str, target: str) -> None:
-        """Copy an image to a registry; one on this machine speaks plain HTTP."""
-        plain = target.startswith(("127.0.0.1:", "localhost:"))
+    def push(self, image: str, target: str, *, is_plain: bool = False) -> None:
+        """Copy an image to a registry; one on this machine, or with `is_plain`, speaks plain HTTP."""
+        plain = is_plain or target.startswith(("127.0.0.1:", "localhost:"))
         if self.program.name == "docker":
             self._run("tag", image, target)
             self._run("push", target)
@@ -64,22 +64,22 @@ class Builder:
         words = ["push", "--format", "oci", "--compression-format", "zstd", "--compression-level", "1"]
         self._run(*words, *(["--tls-verify=false"] if plain else []), image, f"docker://{target}")
 
-    def layers(self, image: str) -> list[int]:
-        """Return the unpacked sizes of an image's layers in bytes, from the bottom."""
-        with self._archive(image) as folder:
-            manifest = json.loads((folder / "manifest.json").read_text())[0]
-            return [_unpacked_bytes(folder / layer) for layer in manifest["Layers"]]
-
     @contextmanager
-    def unpacked(self, image: str) -> Iterator[Path]:
-        """Give a folder with the files of an image, as far as an SBOM needs them; it goes away afterwards."""
+    def opened(self, image: str) -> Iterator[tuple[list[int], Path]]:
+        """Give the unpacked sizes of an image's layers in bytes, from the bottom, and a folder with what describes it.
+
+        The folder holds the files that an SBOM needs, and goes away afterwards.
+        """
         with self._archive(image) as folder, tempfile.TemporaryDirectory(prefix="sam3ft-image-") as root:
             manifest = json.loads((folder / "manifest.json").read_text())[0]
+            sizes = []
             for layer in manifest["Layers"]:
                 with tarfile.open(folder / layer) as tar:
-                    described = [member for member in tar if member.isfile() and _describes(member.name)]
+                    files = [member for member in tar if member.isfile()]
+                    sizes.append(sum(member.size for member in files))
+                    described = [member for member in files if _describes(member.name)]
                     tar.extractall(root, members=described, filter="data")
-            yield Path(root)
+            yield sizes, Path(root)
 
     @contextmanager
     def _archive(self, image: str) -> Iterator[Path]:
@@ -117,11 +117,6 @@ def find_builder(environ: Mapping[str, str]) -> Builder:
     raise NoBuilder(
         f"{wanted or 'none of docker, podman and buildah'} works here; on Debian and Ubuntu: apt-get install buildah"
     )
-
-
-def _unpacked_bytes(layer: Path) -> int:
-    with tarfile.open(layer) as tar:
-        return sum(member.size for member in tar if member.isfile())
 
 
 def _describes(name: str) -> bool:

@@ -52,9 +52,8 @@ def build(builder: Builder, name: str, given: argparse.Namespace) -> dict[str, A
     started = time.monotonic()
     builder.build(ROOT, Path("docker") / f"{name}.Dockerfile", image, arguments)
     seconds = time.monotonic() - started
-    layers = builder.layers(image)
-    facts = {"image": image, "seconds": round(seconds, 1), "bytes": sum(layers), "layers": layers}
-    with builder.unpacked(image) as root:
+    with builder.opened(image) as (layers, root):
+        facts = {"image": image, "seconds": round(seconds, 1), "bytes": sum(layers), "layers": layers}
         document = sbom_of(root, name=image, version=version())
     target = ROOT / "dist" / f"{name}.cdx.json"
     target.parent.mkdir(exist_ok=True)
