@@ -73,12 +73,13 @@ def test_a_program_knows_its_version(component: str, program: str, version: str)
     assert version == told.splitlines()[0]
 
 
-def test_the_kubernetes_component_has_no_more_programs_than_a_control_plane_needs() -> None:
+def test_the_kubernetes_component_has_no_more_programs_than_a_control_plane_and_its_nodes_need() -> None:
     text = (components.HERE / "kubernetes" / "go.mod").read_text()
     tools = text[text.index("tool (") :].split()[2:-1]
 
     names = [tool.rsplit("/", 1)[1] for tool in tools]
-    assert ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl"] == names
+    plane = {"kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl"}
+    assert plane | {"kubelet", "kube-proxy"} == set(names)
 
 
 def test_files_that_a_module_brings_can_be_removed_again(tmp_path: Path) -> None:
