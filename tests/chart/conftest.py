@@ -4,18 +4,13 @@ from pathlib import Path
 
 import pytest
 from chart_bench import Helm
-from tools_here import need_tool
-
-from components import ComponentMissing, binary
+from tools_here import need_binary
 
 
 @pytest.fixture(scope="session")
 def helm_program() -> Path:
     """The helm that was built from its module."""
-    try:
-        return binary("helm")
-    except ComponentMissing as error:
-        need_tool(str(error))
+    return need_binary("helm")
 
 
 @pytest.fixture

@@ -7,19 +7,14 @@ import subprocess
 from pathlib import Path
 
 from chart_bench import CHART, Helm
-from tools_here import need_tool
-
-from components import ComponentMissing, binary
+from tools_here import need_binary
 
 ROOT = CHART.parents[1]
 SETTINGS = ROOT / "charts" / "checkov.yaml"
 
 
 def test_checkov_finds_nothing_and_each_of_its_checks_that_is_left_out_has_a_reason(helm: Helm, tmp_path: Path) -> None:
-    try:
-        checkov = binary("checkov")
-    except ComponentMissing as error:
-        need_tool(str(error))
+    checkov = need_binary("checkov")
     judged = tmp_path / "judged"
     judged.mkdir()
     for dockerfile in (ROOT / "docker").glob("*.Dockerfile"):

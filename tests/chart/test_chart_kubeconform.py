@@ -8,9 +8,7 @@ from typing import Any
 import pytest
 from chart_bench import CHART, Helm
 from control_plane import ControlPlane
-from tools_here import need_tool
-
-from components import ComponentMissing, binary
+from tools_here import need_binary
 
 NOT_IN_A_PLAIN_CLUSTER = "ServiceMonitor,PodMonitor"
 """Their definitions are the Prometheus operator's, which is not installed here; another test looks at them."""
@@ -19,10 +17,7 @@ NOT_IN_A_PLAIN_CLUSTER = "ServiceMonitor,PodMonitor"
 @pytest.fixture(scope="session")
 def kubeconform() -> Path:
     """The program that was built from its module."""
-    try:
-        return binary("kubeconform")
-    except ComponentMissing as error:
-        need_tool(str(error))
+    return need_binary("kubeconform")
 
 
 @pytest.fixture(scope="session")

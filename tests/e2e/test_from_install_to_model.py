@@ -6,7 +6,6 @@ Times of every part are printed: read the output as a story.
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import Builder, NoBuilder, find_builder
+from builders import Builder
 from chart_bench import CHART, Helm
 from control_plane import ControlPlane, kubectl
 from machine import MachineUnfit
@@ -24,7 +23,7 @@ from real_nodes import ARGUMENTS, RealNodes
 from tools_here import need_tool
 
 from components import ComponentMissing, binary
-from images import NOT_PUBLISHED, TEST_BASE, TEST_BUILD_BASE, build, image_name, make_base, parse
+from images import NOT_PUBLISHED, TEST_BASE, TEST_BUILD_BASE, build, image_name, parse
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(2400)]
 """It takes the machine's networks and cgroups, and gigabytes for images: `make soak`."""
@@ -49,17 +48,6 @@ class Story:
 @pytest.fixture(scope="module")
 def story() -> Story:
     return Story()
-
-
-@pytest.fixture(scope="module")
-def builder() -> Builder:
-    """What builds images here, with the bases for tests."""
-    try:
-        found = find_builder(os.environ)
-        make_base(found)
-    except NoBuilder as error:
-        need_tool(str(error))
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import signal
 import subprocess
 import time
@@ -12,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import Builder, NoBuilder, find_builder
-from tools_here import need_tool
+from builders import Builder
 
 from images import (
     MOST_OPERATOR_BYTES,
@@ -22,7 +20,6 @@ from images import (
     TEST_BUILD_BASE,
     build,
     image_name,
-    make_base,
     parse,
 )
 
@@ -30,19 +27,6 @@ pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]
 """A base of its own and torch take minutes and gigabytes, so these belong to `make soak`."""
 GIVEN = ["--prefix", "localhost/sam3ft-test", "--base", TEST_BASE, "--build-base", TEST_BUILD_BASE]
 MEGABYTE = 1_000_000
-
-
-@pytest.fixture(scope="module")
-def builder() -> Builder:
-    """What builds images here, with the bases for tests."""
-    if os.geteuid() != 0:
-        need_tool("images are looked into by chroot, which root alone may do; run the tests as root")
-    try:
-        found = find_builder(os.environ)
-        make_base(found)
-    except NoBuilder as error:
-        need_tool(str(error))
-    return found
 
 
 class Image:

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -69,8 +70,6 @@ def image_name(name: str, given: argparse.Namespace) -> str:
 
 def version() -> str:
     """Return the project's version."""
-    import tomllib  # noqa: PLC0415 - this program runs with any Python that the project supports
-
     return str(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"])
 
 

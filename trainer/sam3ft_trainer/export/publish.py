@@ -24,7 +24,6 @@ MANIFEST = "sam3ft-export.json"
 """Name of the manifest: facts of the export, and bytes and SHA-256 of every other file."""
 Patience = Callable[[Callable[[], Any]], Any]
 """Repeats a call through outages and returns what it returned."""
-_READ_BYTES = 1 << 22
 _READ_BACK_BYTES = 1 << 25
 _ATTEMPTS = 2
 _STAGING = ".sam3ft-export-"
@@ -34,16 +33,18 @@ def hash_files(folder: Path) -> dict[str, dict[str, Any]]:
     """Return size and SHA-256 of every file below `folder` but the manifest, by relative path."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     return {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in files
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in files
     }
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
+def sha256_of(path: Path) -> str:
+    """Return the hex SHA-256 of a file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     with path.open("rb") as file:
-        while block := file.read(_READ_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
@@ -165,7 +166,7 @@ def publish(staged: Path, destination: str, *, access: Access | None = None, out
 def export_record(folder: Path, *, address: str) -> ExportRecord:
     """Return what a complete folder, its manifest included, will be known by at an address."""
     manifest = folder / MANIFEST
-    files = {**hash_files(folder), MANIFEST: {"bytes": manifest.stat().st_size, "sha256": _sha256(manifest)}}
+    files = {**hash_files(folder), MANIFEST: {"bytes": manifest.stat().st_size, "sha256": sha256_of(manifest)}}
     return ExportRecord(
         address=address,
         files=tuple(
@@ -226,7 +227,7 @@ def _upload(staged: Path, store: Store, patiently: Patience) -> None:
     for name in sorted(files):
         _put_verified(store, name, staged / name, files[name]["sha256"], patiently)
     patiently(lambda: store.delete(sorted(earlier & {*present} - {*files} - {MANIFEST})))
-    _put_verified(store, MANIFEST, staged / MANIFEST, _sha256(staged / MANIFEST), patiently)
+    _put_verified(store, MANIFEST, staged / MANIFEST, sha256_of(staged / MANIFEST), patiently)
 
 
 def _put_verified(store: Store, name: str, path: Path, sha256: str, patiently: Patience) -> None:

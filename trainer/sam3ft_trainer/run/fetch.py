@@ -19,11 +19,11 @@ from typing import Any
 
 from sam3ft_api.errors import InvalidConfig, ModelUnusable, StorageDenied, StorageUnavailable
 from sam3ft_api.training import ModelConfig
-from sam3ft_trainer.export.publish import MANIFEST, hash_files, publish, staging, write_manifest
+from sam3ft_trainer.export.publish import MANIFEST, hash_files, publish, sha256_of, staging, write_manifest
 from sam3ft_trainer.model import hub
 from sam3ft_trainer.model.folder import read_config, weight_files
 from sam3ft_trainer.model.load import PRESET_SCHEME, inspect_model
-from sam3ft_trainer.run.model_files import fetch_whole, is_wanted, list_model, refuse_damaged, sha256_of
+from sam3ft_trainer.run.model_files import fetch_whole, is_wanted, list_model, refuse_damaged
 from sam3ft_trainer.store.access import Access
 from sam3ft_trainer.store.objects import NotFound, Store
 from sam3ft_trainer.store.uri import Address, open_store, parse_address

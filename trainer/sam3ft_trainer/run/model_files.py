@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sam3ft_api.errors import ModelUnusable, StorageDenied, StorageUnavailable
-from sam3ft_trainer.export.publish import MANIFEST
+from sam3ft_trainer.export.publish import MANIFEST, sha256_of
 from sam3ft_trainer.model import hub
 from sam3ft_trainer.model.folder import INDEX, read_json
 from sam3ft_trainer.store.objects import ObjectInfo, Store, with_patience
@@ -132,16 +132,6 @@ def refuse_damaged(folder: Path, address: str) -> None:
             f"{address}: {len(wrong)} files are missing or damaged ({', '.join(wrong[:3])}), as its {MANIFEST} says; "
             "copy the model there again, with `sam3ft model fetch`"
         )
-
-
-def sha256_of(path: Path) -> str:
-    """Return the hex SHA-256 of a file.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _is_weights(name: str) -> bool:
