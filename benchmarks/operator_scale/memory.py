@@ -23,7 +23,7 @@ WARM_UP = 0.5
 """Share of the looks after which the line begins: buffers, arenas and caches have their size after some thousand."""
 BOUND_KIB = 64.0
 """Most KiB by which 1,000 looks may make it grow: 100 runs that train for a week would add less than 400 MiB."""
-ONCE_KIB = 4096.0
+ONCE_KIB = 2048.0
 """What may come once beside it: the interpreter asks for a MiB at a time, and threads have arenas of their own."""
 LEAST_LOOKS = 10_000
 """With fewer, an arena more or less is a slope, and the bound says nothing."""
