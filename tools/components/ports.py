@@ -1,36 +1,63 @@
 """Ports of the loopback interface for servers that the tests start."""
 
+import fcntl
 import os
 import random
 import socket
+import tempfile
+import threading
+from pathlib import Path
+from typing import BinaryIO
 
 HOST = "127.0.0.1"
 _PORTS = range(20000, 30000)
-_WORKERS = 8
+
+
+class _Ledger:
+    """A file of the machine in which byte N is locked by the process that was given port N, for as long as it lives."""
+
+    def __init__(self) -> None:
+        self._owner = -1
+        self._file: BinaryIO
+        self._given: set[int] = set()
+        self._one_at_a_time = threading.Lock()
+
+    def take(self, port: int) -> bool:
+        """Tell whether the port is this caller's now: no other call, of this process or another, is given it."""
+        with self._one_at_a_time:
+            if self._owner != os.getpid():  # locks stay with the parent when a process forks
+                path = Path(tempfile.gettempdir()) / f"sam3ft-ports-{os.getuid()}"
+                self._file, self._given, self._owner = path.open("ab"), set(), os.getpid()
+            if port in self._given:
+                return False
+            try:
+                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+            except OSError:
+                return False
+            self._given.add(port)
+            return True
+
+
+_ledger = _Ledger()
 
 
 def free_port() -> int:
-    """Return a port of the loopback interface that was free a moment ago.
+    """Return a port of the loopback interface that was free a moment ago and is given to nobody else.
 
-    It lies below those that the system gives to outgoing connections: a program that is restarted finds it free again.
+    No other call is given it while this process lives, whichever session of tests makes it. It lies below those that
+    the system gives to outgoing connections: a program that is restarted finds it free again.
 
     Raises:
         OSError: none is free.
     """
-    ports = [port for port in _PORTS if port % _WORKERS == _worker()]
-    random.SystemRandom().shuffle(ports)  # two sessions with one seed would find the same
+    ports = list(_PORTS)
+    random.SystemRandom().shuffle(ports)  # two sessions with one seed would try the same
     for port in ports:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if _can_bind(probe, port):
+            if _ledger.take(port) and _can_bind(probe, port):
                 return port
     raise OSError(f"no port of {HOST} is free in {_PORTS}")
-
-
-def _worker() -> int:
-    """Return the number of this process among those of one session: each has ports of its own."""
-    name = os.environ.get("PYTEST_XDIST_WORKER", "gw0")
-    return int(name.removeprefix("gw")) % _WORKERS if name.removeprefix("gw").isdecimal() else 0
 
 
 def _can_bind(probe: socket.socket, port: int) -> bool:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import urllib.error
 from collections.abc import Iterator
 from pathlib import Path
 
+import ports
 import pytest
 from control_plane import ControlPlane, kubectl
 from definitions import apply_crds
@@ -157,16 +159,34 @@ def test_a_program_appends_to_its_log_over_a_restart(tmp_path: Path) -> None:
 
 def test_a_port_is_one_that_no_outgoing_connection_takes() -> None:
     lowest_outgoing = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    taken = 0
     with contextlib.ExitStack() as held:
         for _ in range(50):
             port = free_port()
             assert 1024 < port < lowest_outgoing
-            try:
-                held.enter_context(socket.socket()).bind(("127.0.0.1", port))
-            except OSError:
-                taken += 1
-    assert taken <= 2, "programs beside this one rarely take a port in the moment between"
+            held.enter_context(socket.socket()).bind(("127.0.0.1", port))
+
+
+def test_a_port_is_given_to_one_process_while_that_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    lowest = random.SystemRandom().randrange(10000, 19000)  # below those that servers of the tests are given
+    monkeypatch.setattr(ports, "_PORTS", range(lowest, lowest + 4))
+    ask = f"import ports; ports._PORTS = range({lowest}, {lowest + 4}); print(ports.free_port(), flush=True); input()"
+    with contextlib.ExitStack() as living:
+        mine = {free_port(), free_port()}
+        theirs = set()
+        for _ in range(2):
+            other = living.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", ask], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                    env={**os.environ, "PYTHONPATH": str(Path(ports.__file__).parent)},
+                )
+            )  # fmt: skip
+            living.callback(other.kill)
+            assert other.stdout is not None
+            theirs.add(int(other.stdout.readline()))
+        assert mine | theirs == set(range(lowest, lowest + 4))
+        with pytest.raises(OSError, match="no port of"):
+            free_port()
+    assert free_port() in theirs
 
 
 def test_the_tool_keeps_a_control_plane_in_the_background_until_it_is_told(
