@@ -19,6 +19,7 @@ from sam3ft_operator.probes import Probes
 from sam3ft_operator.progress import ProgressReader
 from sam3ft_operator.queue import WorkQueue
 from sam3ft_operator.reconcile import Decide, Reconciler, Sight
+from sam3ft_operator.resync import Resync
 from sam3ft_operator.store import ChildStore, ResourceStore
 from sam3ft_operator.trouble import Troubles
 from sam3ft_operator.watch import Watch
@@ -55,10 +56,10 @@ class Operator:
         self.metrics = Metrics(self._resources.all)
         self._api = Api(options.api, count=self.metrics.requested)
         now_s = self._api.clock.now_s
-        self._watches = [
-            Watch(self._api, kind, namespace=options.namespace, store=self._children, resync_s=options.resync_s)
-            for kind in WATCHED
-        ]
+        self._watches = [Watch(self._api, kind, namespace=options.namespace, store=self._children) for kind in WATCHED]
+        self._resync = Resync(
+            self._api, WATCHED, namespace=options.namespace, store=self._children, resync_s=options.resync_s
+        )
         self._lists = FineTuneLists(
             self._api, namespace=options.namespace, store=self._resources, resync_s=options.resync_s
         )
@@ -96,7 +97,7 @@ class Operator:
             signal.signal(number, lambda *_: self._stopping.set())
         self.probes.start()
         self._progress.start()
-        for thread in (*self._watches, self._lists, self._kopf, self._elector):
+        for thread in (*self._watches, self._resync, self._lists, self._kopf, self._elector):
             thread.start()
         _log.info("started; probes and metrics on port %d", self.probes.port)
         while not self._stopping.wait(1.0):
@@ -115,6 +116,7 @@ class Operator:
         if self._stopping.is_set():
             return []
         wrong = [f"the watch of {watch.kind.plural} is stuck" for watch in self._watches if watch.is_stuck]
+        wrong += ["the complete lists are stuck"] if self._resync.is_stuck else []
         wrong += ["the watch of the resources is stuck"] if self._kopf.is_stuck else []
         wrong += ["the Lease's thread is stuck"] if self._elector.is_stuck else []
         wrong += ["a worker is stuck"] if self._workers.is_stuck else []
@@ -162,6 +164,7 @@ class Operator:
         self._elector.stop()
         self._kopf.stop()
         self._lists.stop()
+        self._resync.stop()
         for watch in self._watches:
             watch.stop()
         self._progress.stop()
@@ -179,7 +182,7 @@ class Operator:
         add(
             "sam3ft_resync_corrections",
             "Changes that a list has shown before a watch.",
-            lambda: {(): float(self._lists.corrections + sum(watch.corrections for watch in self._watches))},
+            lambda: {(): float(self._lists.corrections + self._resync.corrections)},
             is_counter=True,
         )
         add(
@@ -194,7 +197,7 @@ class Operator:
         return found | {("SAM3FineTune",): min(self._kopf.silence_s, self._lists.silence_s)}
 
     def _relists(self) -> Mapping[tuple[str, ...], float]:
-        return {(watch.kind.name,): float(watch.relists) for watch in self._watches}
+        return {(watch.kind.name,): float(watch.relists + self._resync.lists[watch.kind]) for watch in self._watches}
 
     def _cached(self) -> Mapping[tuple[str, ...], float]:
         return {(kind,): float(count) for kind, count in self._children.counts().items()}

@@ -17,8 +17,9 @@ import kopf
 from sam3ft_api.spec import GROUP, PLURAL, VERSION
 from sam3ft_launch.kubernetes.api import Api, ApiProblem
 from sam3ft_launch.kubernetes.kinds import FINETUNE
+from sam3ft_operator.resync import RESYNC_S
 from sam3ft_operator.store import ResourceStore, version_of
-from sam3ft_operator.watch import PAGE, RESYNC_S, SERVER_TIMEOUT_S
+from sam3ft_operator.watch import PAGE, SERVER_TIMEOUT_S
 
 _log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from sam3ft_launch.kubernetes.api import ApiSettings
 from sam3ft_launch.kubernetes.settings import ClusterSettings
 from sam3ft_operator.lease import LeaseSettings
 from sam3ft_operator.rbac import DEFAULT_NAMESPACE, LEASE_NAME
-from sam3ft_operator.watch import RESYNC_S
+from sam3ft_operator.resync import RESYNC_S
 
 ENV_POD_NAMESPACE = "POD_NAMESPACE"
 """Namespace of the operator's own pod."""

@@ -5,7 +5,8 @@ has just written is put in at once, and an older one that arrives later does not
 """
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,10 +46,31 @@ class ChildStore:
         self._by_place: dict[str, dict[Place, Child]] = {kind: {} for kind in kinds}
         self._by_run: dict[tuple[str, str], set[tuple[str, str]]] = {}
         self._seen: dict[str, int] = dict.fromkeys(self._by_place, 0)
+        self._listed: dict[str, int] = dict.fromkeys(self._by_place, 0)
+        self._removed: dict[str, dict[Place, int]] = {}
         self._changed = changed
+
+    @contextmanager
+    def listing(self, kind: str) -> Iterator[None]:
+        """Remember what a watch removes while a list of the same kind is taken, so that it brings nothing back."""
+        with self._lock:
+            self._removed[kind] = {}
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._removed[kind]
+
+    def known(self, kind: str, place: Place, version: int) -> Child | None:
+        """Return what is kept of an object at that very version."""
+        with self._lock:
+            child = self._by_place[kind].get(place)
+            return child if child is not None and child.version == version else None
 
     def replace_all(self, kind: str, found: Mapping[Place, Child], *, version: int) -> int:
         """Take a complete list in place of everything that is kept of a kind; returns for how many runs it was news.
+
+        A list that is older than the last one is passed over. Beside a watch, `listing` has to be around the list.
 
         Args:
             kind: of the objects.
@@ -57,13 +79,18 @@ class ChildStore:
         """
         runs: set[str] = set()
         with self._lock:
+            if version < self._listed[kind]:
+                return 0
+            self._listed[kind] = version
+            removed = self._removed.get(kind, {})
             before = self._by_place[kind]
             for place, child in list(before.items()):
                 if place not in found and child.version <= version:
                     runs.add(child.run)
                     self._drop(kind, place)
             for place, child in found.items():
-                runs |= self._put(kind, place, child)
+                if child.version > removed.get(place, 0):
+                    runs |= self._put(kind, place, child)
             self._seen[kind] = max(self._seen[kind], version)
         for run in runs:
             self._changed(run)
@@ -93,6 +120,8 @@ class ChildStore:
             if child is not None and child.version <= version:
                 run = child.run
                 self._drop(kind, place)
+            if kind in self._removed:
+                self._removed[kind][place] = version
             self._seen[kind] = max(self._seen[kind], version)
         if run is not None:
             self._changed(run)

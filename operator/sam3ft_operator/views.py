@@ -60,7 +60,7 @@ def child_of(kind: Kind, body: Body) -> tuple[Place, Child] | None:
     but the pods of a Job, whose owner is the Job.
     """
     metadata = _map(body.get("metadata"))
-    place = (_text(metadata.get("namespace")), _text(metadata.get("name")))
+    place = place_of(body)
     run = _text(_map(metadata.get("labels")).get(names.LABEL_UID))
     owners = [
         (_text(_map(owner).get("kind")), _text(_map(owner).get("uid"))) for owner in _list(metadata, "ownerReferences")
@@ -69,6 +69,12 @@ def child_of(kind: Kind, body: Body) -> tuple[Place, Child] | None:
         return None
     view = job_view(body) if kind == JOB else pod_view(body) if kind == POD else None
     return place, Child(run, version_of(body), view)
+
+
+def place_of(body: Body) -> Place:
+    """Return where an object is; empty texts for what it does not say."""
+    metadata = _map(body.get("metadata"))
+    return _text(metadata.get("namespace")), _text(metadata.get("name"))
 
 
 def _is_owned(kind: Kind, run: str, owners: list[tuple[str, str]]) -> bool:

@@ -1,8 +1,8 @@
 """List and watch of one kind of children: in pages, by label, with bookmarks, each in a thread of its own.
 
 kopf would list all objects of a kind at once and watch them without a selector. This watch keeps slim values alone, and
-drops an object's JSON as soon as it is read. It lists anew every few minutes in any case: whatever a watch has kept
-back (a cache on the way, a server with a defect) is seen then.
+drops an object's JSON as soon as it is read. What a watch keeps back (a cache on the way, a server with a defect),
+`resync` shows.
 """
 
 import logging
@@ -10,13 +10,14 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from sam3ft_api import names
 from sam3ft_launch.kubernetes.api import JSON, METADATA, METADATA_LIST, Api, ApiProblem
 from sam3ft_launch.kubernetes.kinds import BY_METADATA, Kind
-from sam3ft_operator.store import ChildStore, version_of
-from sam3ft_operator.views import child_of
+from sam3ft_operator.store import Child, ChildStore, Place, version_of
+from sam3ft_operator.views import child_of, place_of
 
 _log = logging.getLogger(__name__)
 
@@ -29,14 +30,62 @@ SILENCE_S = 100.0
 """The server sends a bookmark about every minute; a stream without a byte for longer than this is dead."""
 DEAD_AFTER_S = 240.0
 """Longest time that a thread can honestly take for one turn: silence, connection, back-off, and a slow list."""
-RESYNC_S = 300.0
-"""Between two complete lists, at most."""
 _SHORT_S = 1.0
 """A stream that the server ends sooner was none: the next one waits as after a failure."""
-_LIST_AGAIN_S = 15.0
-"""After a list that failed while the watch goes on."""
 _FIRST_BACKOFF_S, _LAST_BACKOFF_S = 0.2, 15.0
 _GONE = 410
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One complete list.
+
+    Attributes:
+        children: all that a run owns, by place.
+        version: of the list; a watch that begins there misses nothing.
+    """
+
+    children: dict[Place, Child]
+    version: int
+
+
+def list_children(
+    api: Api,
+    kind: Kind,
+    namespace: str,
+    *,
+    read: Callable[[], None],
+    known: Callable[[str, Place, int], Child | None] = lambda _kind, _place, _version: None,
+) -> Listed:
+    """Take one complete list of a kind, in pages.
+
+    Args:
+        api: for its requests.
+        kind: what is listed.
+        namespace: in which; empty for all.
+        read: called after each page but the last.
+        known: returns what is kept of an object at that very version, which is then not read again.
+
+    Raises:
+        ApiProblem: a page could not be had; 410 when the pages took longer than the server keeps a version.
+    """
+    accept = METADATA_LIST if kind in BY_METADATA else JSON
+    query: dict[str, Any] = {"labelSelector": SELECTOR, "limit": PAGE}
+    children: dict[Place, Child] = {}
+    while True:
+        page = api.list(kind, namespace, query, accept=accept)
+        for body in page.get("items") or []:
+            place = place_of(body)
+            child = known(kind.name, place, version_of(body))
+            if child is not None:
+                children[place] = child
+            elif (found := child_of(kind, body)) is not None:
+                children[place] = found[1]
+        token = (page.get("metadata") or {}).get("continue")
+        if not token:
+            return Listed(children, version_of(page))
+        query["continue"] = token
+        read()
 
 
 class Watch(threading.Thread):
@@ -49,7 +98,6 @@ class Watch(threading.Thread):
         *,
         namespace: str,
         store: ChildStore,
-        resync_s: float = RESYNC_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepare; `start` begins.
@@ -59,14 +107,12 @@ class Watch(threading.Thread):
             kind: what is watched.
             namespace: in which; empty for all.
             store: takes what is seen.
-            resync_s: between two complete lists, at most.
             clock: monotonic seconds.
         """
         super().__init__(name=f"watch-{kind.plural}", daemon=True)
         self.kind = kind
-        self.relists = self.corrections = 0
+        self.relists = 0
         self._api, self._namespace, self._store, self._clock = api, namespace, store, clock
-        self._resync_s, self._list_due_s = resync_s, clock()
         self._stopping = threading.Event()
         self._synced = threading.Event()
         self._version = ""
@@ -107,59 +153,36 @@ class Watch(threading.Thread):
                 self._wait()
 
     def _turn(self) -> None:
-        """List where nothing is known or much time has passed, then watch until the server ends the stream."""
+        """List where nothing is known, then watch until the server ends the stream."""
         if not self._version:
-            self._relist()
-        elif self._clock() >= self._list_due_s:
-            self._resync()
+            self._list()
         begun_s = self._clock()
         longest_s = SERVER_TIMEOUT_S * random.uniform(0.8, 1.0)  # noqa: S311 - spreads reconnections
         query: dict[str, Any] = {
             "labelSelector": SELECTOR,
             "resourceVersion": self._version,
-            "timeoutSeconds": max(1, int(min(longest_s, self._list_due_s - begun_s))),
+            "timeoutSeconds": int(longest_s),
         }
         accept = METADATA if self.kind in BY_METADATA else JSON
         for event in self._api.stream(self.kind, self._namespace, query, silence_s=SILENCE_S, accept=accept):
             self._turned_s = self._heard_s = self._clock()
             self._take(event)
             self._backoff_s = 0.0
-            if self._stopping.is_set() or self._clock() > self._list_due_s + _LIST_AGAIN_S:
+            if self._stopping.is_set():
                 return
         if self._clock() - begun_s < _SHORT_S:
             self._wait()
 
-    def _resync(self) -> None:
-        """List although the watch goes on, and count what it had not shown."""
-        try:
-            self.corrections += self._relist()
-        except ApiProblem as problem:
-            # What the watch shows is true without it, and must not wait for it.
-            _log.warning("list of %s: %s", self.kind.plural, problem)
-            self._list_due_s = self._clock() + min(self._resync_s, _LIST_AGAIN_S)
-
-    def _relist(self) -> int:
-        """Take one complete list; returns for how many runs it was news."""
-        accept = METADATA_LIST if self.kind in BY_METADATA else JSON
-        query: dict[str, Any] = {"labelSelector": SELECTOR, "limit": PAGE}
-        found = {}
-        while True:
-            page = self._api.list(self.kind, self._namespace, query, accept=accept)
-            self._turned_s = self._clock()
-            for body in page.get("items") or []:
-                if (child := child_of(self.kind, body)) is not None:
-                    found[child[0]] = child[1]
-            metadata = page.get("metadata") or {}
-            if not metadata.get("continue"):
-                break
-            query["continue"] = metadata["continue"]
+    def _list(self) -> None:
+        found = list_children(self._api, self.kind, self._namespace, read=self._read)
         self.relists += 1
-        news = self._store.replace_all(self.kind.name, found, version=version_of(page))
-        self._version = str(metadata.get("resourceVersion") or "")
+        self._store.replace_all(self.kind.name, found.children, version=found.version)
+        self._version = str(found.version or "")
         self._heard_s = self._clock()
-        self._list_due_s = self._heard_s + self._resync_s * random.uniform(0.8, 1.0)  # noqa: S311 - as above
         self._synced.set()
-        return news
+
+    def _read(self) -> None:
+        self._turned_s = self._clock()
 
     def _take(self, event: dict[str, Any]) -> None:
         what, body = event.get("type"), event.get("object") or {}

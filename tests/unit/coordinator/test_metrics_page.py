@@ -71,7 +71,7 @@ def operators() -> Described:
     metrics.looked(0.1, failed=True)
     by_kind = lambda: {("Pod",): 1.0}  # noqa: E731 - stands for three readers
     parts = SimpleNamespace(metrics=metrics, _silences=by_kind, _relists=by_kind, _cached=by_kind, _watches=[])
-    for part in ("_elector", "_queue", "_notes", "_lists", "_progress"):
+    for part in ("_elector", "_queue", "_notes", "_lists", "_resync", "_progress"):
         counter = SimpleNamespace(is_leading=True, depth=lambda: 1, dropped=1, corrections=1, unanswered=1)
         setattr(parts, part, counter)
     Operator._add_states(parts)  # type: ignore[arg-type]

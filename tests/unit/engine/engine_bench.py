@@ -126,3 +126,8 @@ def child(kind: str, name: str, *, uid: str = UID, attempt: int = 0, version: in
         },
         **parts,
     }
+
+
+def page(*items: dict[str, Any], version: int, more: str = "") -> dict[str, Any]:
+    """Return one page of a list."""
+    return {"metadata": {"resourceVersion": str(version), "continue": more}, "items": list(items)}

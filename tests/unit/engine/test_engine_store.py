@@ -55,6 +55,54 @@ def test_a_list_leaves_what_was_written_after_it() -> None:
     assert [("Job", "a", None)] == store.of_run("lab", "run")
 
 
+def test_a_list_beside_a_watch_brings_nothing_back_that_the_watch_has_removed() -> None:
+    store, told = child_store()
+    store.put("Job", A, Child("run", 5, None))
+    with store.listing("Job"):
+        found = {A: Child("run", 5, None), B: Child("run", 6, None)}  # as the server had them at version 10
+        store.remove("Job", A, version=11)
+        told.clear()
+        assert 1 == store.replace_all("Job", found, version=10)
+
+    assert (["run"], [("Job", "b", None)]) == (told, store.of_run("lab", "run"))
+
+
+def test_what_was_made_anew_under_the_name_of_something_removed_is_taken_from_a_list() -> None:
+    store, _ = child_store()
+    store.put("Job", A, Child("run", 5, None))
+    with store.listing("Job"):
+        store.remove("Job", A, version=7)
+        store.replace_all("Job", {A: Child("run", 8, None)}, version=10)
+
+    assert [("Job", "a", None)] == store.of_run("lab", "run")
+
+
+def test_what_was_removed_before_a_list_is_taken_from_it() -> None:
+    store, _ = child_store()
+    store.remove("Job", A, version=11)
+    with store.listing("Job"):
+        store.replace_all("Job", {A: Child("run", 5, None)}, version=12)
+
+    assert [("Job", "a", None)] == store.of_run("lab", "run")
+
+
+def test_a_list_that_is_older_than_the_last_one_is_passed_over() -> None:
+    store, _ = child_store()
+    store.replace_all("Job", {}, version=10)
+    with store.listing("Job"):
+        assert 0 == store.replace_all("Job", {A: Child("run", 5, None)}, version=9)
+
+    assert {"Job": 0, "Pod": 0} == store.counts()
+
+
+def test_an_object_is_known_at_its_own_version_alone() -> None:
+    store, _ = child_store()
+    store.put("Job", A, Child("run", 5, None))
+
+    assert store.known("Job", A, 5) == Child("run", 5, None)
+    assert [None, None, None] == [store.known("Job", A, 6), store.known("Job", B, 5), store.known("Pod", A, 5)]
+
+
 def test_what_was_written_is_seen_at_once() -> None:
     store, told = child_store()
     store.put_own("Job", A, Child("run", 11, None))

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from engine_bench import UID, FakeApi, child
+from engine_bench import UID, FakeApi, child, page
 
 from sam3ft_launch.kubernetes.api import ApiProblem
 from sam3ft_launch.kubernetes.kinds import SERVICE
@@ -11,11 +11,6 @@ from sam3ft_operator.store import ChildStore
 from sam3ft_operator.watch import PAGE, SELECTOR, Watch
 
 GONE = {"type": "ERROR", "object": {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old"}}
-
-
-def page(*items: dict[str, Any], version: int, more: str = "") -> dict[str, Any]:
-    """Return one page of a list."""
-    return {"metadata": {"resourceVersion": str(version), "continue": more}, "items": list(items)}
 
 
 def event(what: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -119,65 +114,12 @@ def test_a_list_that_breaks_off_between_pages_begins_anew() -> None:
     assert watch.is_synced
 
 
-class Clock:
-    """Time that a test moves."""
-
-    now_s = 100.0
-
-    def __call__(self) -> float:
-        """Return the time."""
-        return self.now_s
-
-
-def clocked(api: FakeApi, clock: Clock) -> tuple[Watch, ChildStore, list[float]]:
-    """Return a watch that lists every 60 s, and the times that it waits."""
+def test_streams_that_end_at_once_are_not_begun_without_pause() -> None:
     store = ChildStore([SERVICE.name], changed=lambda _: None)
-    fake: Any = api
-    watch = Watch(fake, SERVICE, namespace="lab", store=store, resync_s=60.0, clock=clock)
+    fake: Any = FakeApi(pages=[page(version=7)], streams=[[], [], []])
+    watch = Watch(fake, SERVICE, namespace="lab", store=store, clock=lambda: 100.0)
     waits: list[float] = []
     watch._stopping.wait = waits.append  # type: ignore[method-assign,assignment]
-    return watch, store, waits
-
-
-def test_what_a_watch_has_kept_back_is_seen_by_the_next_list() -> None:
-    api, clock = FakeApi(pages=[page(version=7), page(child("Service", "a", version=8), version=9)]), Clock()
-    api.streams = [[], [], []]
-    watch, store, _ = clocked(api, clock)
-    watch._turn()
-    clock.now_s += 47.0
-    watch._turn()
-    assert (1, []) == (watch.relists, store.of_run("lab", UID))
-    clock.now_s += 14.0
-    watch._turn()
-
-    assert ["a"] == [name for _, name, _ in store.of_run("lab", UID)]
-    assert (2, 1) == (watch.relists, watch.corrections)
-    assert all(query["timeoutSeconds"] <= 60 for query in api.queries if "timeoutSeconds" in query)
-
-
-def test_a_list_that_fails_does_not_end_the_watch() -> None:
-    api, clock = (
-        FakeApi(pages=[page(version=7)], streams=[[], [event("ADDED", child("Service", "a", version=8))]]),
-        Clock(),
-    )
-    watch, store, _ = clocked(api, clock)
-    watch._turn()
-    clock.now_s += 61.0
-
-    def refuse(verb: str, *_: str) -> None:
-        if verb == "list":
-            raise ApiProblem(503, "", "")
-
-    api.refuse = refuse
-    watch._turn()
-
-    assert ["a"] == [name for _, name, _ in store.of_run("lab", UID)]
-    assert "7" == api.queries[-1]["resourceVersion"]
-
-
-def test_streams_that_end_at_once_are_not_begun_without_pause() -> None:
-    api, clock = FakeApi(pages=[page(version=7)], streams=[[], [], []]), Clock()
-    watch, _, waits = clocked(api, clock)
     for _ in range(3):
         watch._turn()
 
