@@ -14,9 +14,10 @@ from benchmarks.operator_scale.site import OPERATOR_USER
 from sam3ft_api import names
 from sam3ft_api.spec import PLURAL
 
-JOB_CONTROLLER = "system:serviceaccount:kube-system:job-controller"
 PLAYER = "kwok"
 """Begins the user agent of the program that plays the pods."""
+_CHECK = f"{names.preflight_name('')}-"
+"""Part of the name of every check's pod."""
 COUNTED_ERRORS = (403, 409, 429)
 
 
@@ -89,7 +90,7 @@ class Timeline:
     Attributes:
         created_s: by resource, when its creation was answered.
         jobs: by Job, when the operator sent its creation and when that was answered.
-        updates_s: by Job, when the controller's writes of its status were answered.
+        check_ends_s: by preflight Job, when the writes of its pod's status were answered; the last one is its end.
         pod_ends_s: by pod that was told to end, when its end was written.
         failed_s: by resource, when the phase Failed was first written.
         made: how often the operator created an object, by collection and name.
@@ -97,7 +98,7 @@ class Timeline:
 
     created_s: dict[str, float] = field(default_factory=dict)
     jobs: dict[str, tuple[float, float]] = field(default_factory=dict)
-    updates_s: dict[str, list[float]] = field(default_factory=dict)
+    check_ends_s: dict[str, list[float]] = field(default_factory=dict)
     pod_ends_s: dict[str, float] = field(default_factory=dict)
     failed_s: dict[str, float] = field(default_factory=dict)
     made: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -113,8 +114,8 @@ class Timeline:
                     self.jobs.setdefault(answer.name, (answer.received_s, answer.answered_s))
             case "create", resource if resource == PLURAL:
                 self.created_s[answer.name] = answer.answered_s
-            case "update" | "patch", "jobs/status" if answer.user == JOB_CONTROLLER:
-                self.updates_s.setdefault(answer.name, []).append(answer.answered_s)
+            case "patch", "pods/status" if _CHECK in answer.name and answer.agent.startswith(PLAYER):
+                self.check_ends_s.setdefault(answer.name.rpartition("-")[0], []).append(answer.answered_s)
             case "patch", "pods/status" if answer.name in ended_pods and answer.agent.startswith(PLAYER):
                 # The first write said that it runs; the last one is its end.
                 self.pod_ends_s[answer.name] = answer.answered_s
@@ -129,12 +130,15 @@ class Timeline:
         return [job[1] - created_s for created_s, job in found if created_s is not None and job is not None]
 
     def to_workers(self, runs: Iterable[str]) -> list[float]:
-        """Return the seconds from the end of each preflight Job, as its controller wrote it, to the worker Job."""
+        """Return the seconds from the end of each check's pod to its worker Job.
+
+        The operator acts on the pod's last word, which comes before the Job's controller has counted the pod.
+        """
         found = []
         for run in runs:
             workers = self.jobs.get(names.worker_job_name(run, 1))
-            updates_s = self.updates_s.get(names.preflight_name(run), ())
-            if workers is not None and (before_s := [at_s for at_s in updates_s if at_s <= workers[0]]):
+            ends_s = self.check_ends_s.get(names.preflight_name(run), ())
+            if workers is not None and (before_s := [at_s for at_s in ends_s if at_s <= workers[0]]):
                 found.append(workers[1] - max(before_s))
         return found
 

@@ -24,7 +24,7 @@ HOSTILE_FACTOR, HOSTILE_SLACK_S = 2.0, 0.25
 """Beside hostile resources a 99th percentile may be so many times as long, or longer by so much, before they delay."""
 _TIMES = (
     ("created_to_check_s", "resource created to its preflight Job created"),
-    ("checked_to_workers_s", "preflight Job complete to worker Job created"),
+    ("checked_to_workers_s", "check's pod ended to worker Job created"),
     ("failed_to_status_s", "worker failed to status Failed"),
 )
 

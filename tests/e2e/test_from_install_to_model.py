@@ -4,239 +4,46 @@ killed on the way, and one worker is evicted.
 Times of every part are printed: read the output as a story.
 """
 
-import argparse
 import json
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import Builder
-from chart_bench import CHART, Helm
-from control_plane import ControlPlane, kubectl
-from machine import MachineUnfit
-from real_nodes import ARGUMENTS, RealNodes
-from tools_here import need_tool
-
-from components import ComponentMissing, binary
-from images import NOT_PUBLISHED, TEST_BASE, TEST_BUILD_BASE, build, image_name, parse
+from control_plane import kubectl
+from e2e_site import NAMESPACE, OPERATORS, Run, Site, Story, phase_of, step_of
+from oci_image import PROBE
+from policy_watch import num_dropped
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(2400)]
-"""It takes the machine's networks and cgroups, and gigabytes for images: `make soak`."""
-ROOT = CHART.parents[1]
+"""It takes the machine's networks and cgroups, and gigabytes for images: `make e2e`, `make soak`."""
 RUN = "blood"
 STEPS = 120
 WORKER = "sam3ft_trainer.run.worker"
 
 
-class Story:
-    """Says what happens, with the seconds since the beginning."""
-
-    def __init__(self) -> None:
-        """Begin now."""
-        self._begun_s = time.monotonic()
-
-    def __call__(self, text: str) -> None:
-        """Print a line."""
-        print(f"{time.monotonic() - self._begun_s:7.1f} s  {text}", flush=True)
-
-
-@pytest.fixture(scope="module")
-def story() -> Story:
-    return Story()
-
-
-@pytest.fixture(scope="module")
-def site(builder: Builder, story: Story, tmp_path_factory: pytest.TempPathFactory) -> Iterator["Site"]:
-    """Two nodes with images in a registry and data in buckets."""
-    folder = tmp_path_factory.mktemp("e2e")
-    nodes = RealNodes(folder, count=2)
-    try:
-        with ControlPlane(folder, arguments=ARGUMENTS) as plane, nodes.of(plane):
-            helm = Helm(binary("helm"), folder, kubeconfig=plane.admin_kubeconfig)
-            story(f"two nodes are ready ({', '.join(f'{what} {took:.1f}' for what, took in nodes.took_s.items())})")
-            found = Site(plane, nodes, helm, story)
-            found.push(builder)
-            found.upload()
-            yield found
-    except (ComponentMissing, MachineUnfit) as error:
-        need_tool(str(error))
-
-
-class Site:
-    """The cluster and what the test does there."""
-
-    def __init__(self, plane: ControlPlane, nodes: RealNodes, helm: Helm, story: Story) -> None:
-        """Remember them."""
-        self.plane, self.nodes, self.helm, self.story = plane, nodes, helm, story
-        self.images: dict[str, tuple[str, str]] = {}
-
-    def push(self, builder: Builder) -> None:
-        """Build both images and copy them into the cluster's registry."""
-        for name, words in (("operator", ()), ("trainer", ("--variant", NOT_PUBLISHED))):
-            bases = ["--base", TEST_BASE, "--build-base", TEST_BUILD_BASE]
-            given: argparse.Namespace = parse(["build", name, "--prefix", "localhost/sam3ft-test", *bases, *words])
-            facts = build(builder, name, given)
-            tag = image_name(name, given).rpartition(":")[2]
-            target = f"{self.nodes.registry}/sam3ft/{name}"
-            begun_s = time.monotonic()
-            builder.push(facts["image"], f"{target}:{tag}", is_plain=True)
-            self.images[name] = (target, tag)
-            took_s = time.monotonic() - begun_s
-            self.story(
-                f"{name}: {facts['bytes'] / 1e6:.0f} MB, built in {facts['seconds']} s, pushed in {took_s:.1f} s"
-            )
-
-    def upload(self) -> None:
-        """Make the buckets, and put the data set into one."""
-        import obstore  # noqa: PLC0415 - loads a runtime
-        from obstore.store import S3Store  # noqa: PLC0415
-
-        for bucket in ("datasets", "runs", "models"):
-            (self.nodes.folder / "s3" / bucket).mkdir()
-        access, secret = self.nodes.s3_keys
-        store = S3Store(
-            "datasets",
-            prefix="blood-cells",
-            endpoint=self.nodes.s3_endpoint,
-            region="us-east-1",
-            access_key_id=access,
-            secret_access_key=secret,
-            virtual_hosted_style_request=False,
-            client_options={"allow_http": True},
-        )
-        data = ROOT / "examples" / "blood-cells"
-        files = [path for path in sorted(data.rglob("*")) if path.is_file()]
-        for path in files:
-            obstore.put(store, path.relative_to(data).as_posix(), path)
-        self.story(f"{len(files)} files of the data set are in a bucket")
-
-    def install(self) -> None:
-        """Install the chart."""
-        operator, trainer = self.images["operator"], self.images["trainer"]
-        # A core each: with what else is there, two workers do not fit on one node of two cores.
-        small = {"cpu": "1", "memory": "2Gi", "ephemeralStorage": "3Gi", "sharedMemory": "256Mi"}
-        values = self.helm.values(
-            image={"repository": operator[0], "tag": operator[1]},
-            trainerImage={"repository": trainer[0], "tag": trainer[1]},
-            workerProfiles={"default": {"resources": small, "cacheVolume": {"sizeLimit": "1Gi"}}},
-            storageProfiles={
-                "default": {
-                    "endpoint": self.nodes.s3_endpoint,
-                    "region": "us-east-1",
-                    "allowHttp": True,
-                    "allowNetworks": ["private"],
-                }
-            },
-            runs={"preflightCpu": "250m", "preflightMemory": "2Gi", "preflightEphemeralStorage": "3Gi"},
-        )
-        for name in ("sam3ft-system", "lab"):
-            labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-            self.plane.post("/api/v1/namespaces", {"metadata": {"name": name, "labels": labels}})
-        words = ("--wait", "--timeout", "300s")
-        self.helm("install", "sam3ft", str(CHART), "-n", "sam3ft-system", "-f", str(values), *words)
-        self.story("the chart is installed, two operators are ready")
-
-    def apply(self) -> None:
-        """Apply a run for two nodes, with its Secret."""
-        access, secret = self.nodes.s3_keys
-        keys = {"AWS_ACCESS_KEY_ID": access, "AWS_SECRET_ACCESS_KEY": secret}
-        self.create({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s3"}, "stringData": keys})
-        self.create(
-            {
-                "apiVersion": "sam3ft.dev/v1alpha1",
-                "kind": "SAM3FineTune",
-                "metadata": {"name": RUN},
-                "spec": {
-                    "model": {"uri": "preset:tiny"},
-                    "data": {"uri": "s3://datasets/blood-cells", "phrases": {"rbc": ["red blood cell"]}},
-                    "training": {
-                        "maxSteps": STEPS,
-                        "globalBatchSize": 4,
-                        "precision": "fp32",
-                        "resolution": 224,
-                        "config": {"runtime": {"threads": 1, "log_every": 1}},
-                    },
-                    "workers": {"nodes": 2, "gpusPerNode": 0, "terminationGracePeriodSeconds": 30},
-                    "checkpoint": {"uri": f"s3://runs/{RUN}", "everySteps": 10},
-                    "evaluation": {"metric": "bbox_AP50", "baseline": False},
-                    "export": {"uri": f"s3://models/{RUN}"},
-                    "storage": {"secretRef": "s3"},
-                },
-            }
-        )
-        self.story("kubectl apply")
-
-    def create(self, document: dict[str, Any]) -> None:
-        """Create an object in the run's namespace."""
-        kubectl(self.plane, "create", "-n", "lab", "-f", "-", stdin=json.dumps(document))
-
-    def run(self) -> dict[str, Any]:
-        """Return the run as it stands."""
-        found: dict[str, Any] = json.loads(kubectl(self.plane, "get", "sft", RUN, "-n", "lab", "-o", "json"))
-        return found
-
-    def step(self) -> int:
-        """Return the step of the run's progress."""
-        return int(((self.run().get("status") or {}).get("progress") or {}).get("step") or 0)
-
-    def wait(self, what: str, condition: Any, *, within_s: float = 300.0) -> float:
-        """Wait until something holds of the run, telling each phase; returns the seconds it took."""
-        begun_s, said = time.monotonic(), ""
-        while True:
-            run = self.run()
-            status = run.get("status") or {}
-            line = f"{status.get('phase', 'new')}: {status.get('summary', {})}"
-            if line != said:
-                self.story(line)
-                said = line
-            if condition(run):
-                self.story(f"{what} ({time.monotonic() - begun_s:.1f} s)")
-                return time.monotonic() - begun_s
-            assert status.get("phase") != "Failed" or "Failed" in what, self.tell()
-            assert time.monotonic() - begun_s < within_s, f"{what} did not come to pass\n{self.tell()}"
-            time.sleep(0.5)
-
-    def pods(self, role: str) -> list[dict[str, Any]]:
-        """Return the run's living pods of a role."""
-        words = ("get", "pods", "-n", "lab", "-l", f"sam3ft.dev/role={role}", "-o", "json")
-        found = json.loads(kubectl(self.plane, *words))["items"]
-        running = [pod for pod in found if pod["status"].get("phase") == "Running"]
-        return [pod for pod in running if not pod["metadata"].get("deletionTimestamp")]
-
-    def tell(self) -> str:
-        """Return what is to be known about a run that does not go on."""
-        parts = [
-            kubectl(self.plane, "describe", "sft", RUN, "-n", "lab"),
-            kubectl(self.plane, "get", "pods", "-A", "-o", "wide"),
-            kubectl(self.plane, "get", "events", "-n", "lab", "--sort-by=.lastTimestamp"),
-        ]
-        talking = [*self.pods("worker"), *self.pods("preflight"), *self.pods("coordinator")]
-        parts += [kubectl(self.plane, "logs", "-n", "lab", pod["metadata"]["name"], "--tail=40") for pod in talking]
-        return "\n".join(parts)[-20_000:]
-
-
-def test_from_install_to_a_model_that_loads(site: Site, story: Story, tmp_path: Path) -> None:
-    site.install()
-    site.apply()
+def test_from_install_to_a_model_that_loads(installed: Site, story: Story, tmp_path: Path) -> None:
+    site = installed
+    site.apply(RUN, steps=STEPS)
     applied_s = time.monotonic()
-    site.wait("the check has passed", lambda run: (run.get("status") or {}).get("phase") in ("Starting", "Running"))
-    site.wait("both workers train", lambda _: site.step() >= 1)
+    site.wait(RUN, "the check has passed", lambda run: phase_of(run) in ("Starting", "Running"))
+    site.wait(RUN, "both workers train", lambda run: step_of(run) >= 1)
     story(f"from apply to the first step that is told: {time.monotonic() - applied_s:.1f} s")
-    nodes = {pod["spec"]["nodeName"] for pod in site.pods("worker")}
-    assert {"real-0", "real-1"} == nodes
+    assert 2 == len({pod["spec"]["nodeName"] for pod in site.pods(RUN, "worker")})
+    site.wait(RUN, "a checkpoint is in the bucket", lambda run: (run.get("status") or {}).get("checkpoint"))
+    check_that_pods_may_do_little(site)
+    check_that_a_stranger_reaches_nobody(site)
 
-    site.wait("a checkpoint is in the bucket", lambda run: (run.get("status") or {}).get("checkpoint"))
     kill_a_worker_process(site)
     evict_a_worker(site)
-    site.wait("it is done", lambda run: (run.get("status") or {}).get("phase") == "Succeeded", within_s=900)
+    site.wait(RUN, "it is done", lambda run: phase_of(run) == "Succeeded", within_s=900)
 
-    status = site.run()["status"]
+    status = site.run(RUN)["status"]
     story(f"goodput {status.get('goodput')}, restarts {status.get('restarts')}")
+    assert 0 <= status["best"]["value"] <= 1
     folder = Path(shutil.copytree(site.nodes.folder / "s3" / "models" / RUN, tmp_path / "model"))
     load = f"Sam3Model.from_pretrained({str(folder)!r})"
     code = f"from transformers import Sam3Model; print({load}.num_parameters())"
@@ -245,35 +52,104 @@ def test_from_install_to_a_model_that_loads(site: Site, story: Story, tmp_path: 
     story(f"the exported model loads in a fresh process: {int(loaded.stdout.split()[-1]):,} parameters")
 
 
+def test_helm_test_reaches_the_operator(installed: Site, story: Story) -> None:
+    said = installed.helm("test", "sam3ft", "-n", OPERATORS, "--timeout", "120s").stdout
+    story("helm test has passed")
+
+    assert "Succeeded" in said
+
+
+def check_that_pods_may_do_little(site: Site) -> None:
+    """See that every pod of run and operator has a read-only root, and those of the run no token."""
+    operators = json.loads(kubectl(site.plane, "get", "pods", "-n", OPERATORS, "-o", "json"))["items"]
+    of_run = [pod for role in ("worker", "coordinator") for pod in site.pods(RUN, role)]
+    assert (2, 3) == (len(operators), len(of_run))
+    for pod in [*operators, *of_run]:
+        assert all(it["securityContext"]["readOnlyRootFilesystem"] for it in pod["spec"]["containers"])
+    for pod in of_run:
+        assert not pod["spec"]["automountServiceAccountToken"]
+        assert not [it for it in pod["spec"]["volumes"] if "projected" in it]
+    site.story("every pod has a read-only root; workers and coordinator have no token")
+
+
+def check_that_a_stranger_reaches_nobody(site: Site) -> None:
+    """Connect to every port at which a pod of the run listens, from pods of its own and of another namespace."""
+    site.plane.post("/api/v1/namespaces", {"metadata": {"name": "elsewhere"}})
+    pods = [pod for role in ("coordinator", "worker") for pod in site.pods(RUN, role)]
+    targets = [f"{pod['status']['podIP']}:{port}" for pod in pods for port in listening(site, pod)]
+    assert len(pods) < len(targets)
+    for namespace in (NAMESPACE, "elsewhere"):
+        kubectl(site.plane, "create", "-n", namespace, "-f", "-", stdin=json.dumps(stranger()))
+        kubectl(site.plane, "wait", "-n", namespace, "--for=condition=Ready", "pod/stranger", "--timeout=60s")
+    dropped = sum(num_dropped(node) for node in site.nodes.nodes)
+    reached = [(it, target) for it in (NAMESPACE, "elsewhere") for target in targets if connects(site, it, target)]
+    assert [] == reached
+    assert dropped < sum(num_dropped(node) for node in site.nodes.nodes), "the policies have dropped it, nothing else"
+    for namespace in (NAMESPACE, "elsewhere"):
+        kubectl(site.plane, "delete", "pod", "stranger", "-n", namespace, "--wait=false")
+    site.story(f"a stranger's pod connects to none of {len(targets)} ports of coordinator and workers")
+
+
+def listening(site: Site, pod: dict[str, Any]) -> list[int]:
+    """Return the ports at which a pod listens on more than loopback."""
+    code = (
+        "for line in open('/proc/net/tcp').read().splitlines()[1:] + open('/proc/net/tcp6').read().splitlines()[1:]:\n"
+        "    _, local, _, state = line.split()[:4]\n"
+        "    address, port = local.split(':')\n"
+        "    if state == '0A' and not address.endswith('0100007F'): print(int(port, 16))\n"
+    )
+    said = site.in_lab("exec", pod["metadata"]["name"], "--", "python", "-c", code)
+    return sorted({int(line) for line in said.split()})
+
+
+def stranger() -> dict[str, Any]:
+    """Return a pod that belongs to nobody."""
+    safe = {"readOnlyRootFilesystem": True, "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    security = {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}}
+    spec = {"containers": [{"name": "main", "image": PROBE, "securityContext": safe}], "securityContext": security}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "stranger"}, "spec": spec}
+
+
+def connects(site: Site, namespace: str, target: str) -> bool:
+    """Tell whether the stranger gets a connection."""
+    try:
+        kubectl(site.plane, "exec", "-n", namespace, "stranger", "--", "/probe", "connect", target)
+    except subprocess.CalledProcessError:
+        return False
+    return True
+
+
 def kill_a_worker_process(site: Site) -> None:
     """Kill the training process of one pod; it goes on in the same container."""
-    pod = site.pods("worker")[1]
-    before, restarts = site.step(), pod["status"]["containerStatuses"][0]["restartCount"]
+    pod = site.pods(RUN, "worker")[1]
+    before, restarts = site.step(RUN), pod["status"]["containerStatuses"][0]["restartCount"]
     code = (
         "import os, signal\n"
         "for pid in filter(str.isdigit, os.listdir('/proc')):\n"
         "    words = open(f'/proc/{pid}/cmdline').read().split(chr(0))\n"
         "    if WORKER in words: os.kill(int(pid), signal.SIGKILL); print('killed', pid)\n"
     ).replace("WORKER", repr(WORKER))
-    said = kubectl(site.plane, "exec", "-n", "lab", pod["metadata"]["name"], "--", "python", "-c", code)
+    said = site.in_lab("exec", pod["metadata"]["name"], "--", "python", "-c", code)
     assert "killed" in said
     site.story(f"a worker's process is killed at step {before}: {said.strip()}")
-    took_s = site.wait("it trains again", lambda _: site.step() > before)
+    took_s = site.wait(RUN, "it trains again", lambda run: step_of(run) > before)
     name = pod["metadata"]["name"]
-    (again,) = [it for it in site.pods("worker") if it["metadata"]["name"] == name]
+    (again,) = [it for it in site.pods(RUN, "worker") if it["metadata"]["name"] == name]
     assert restarts == again["status"]["containerStatuses"][0]["restartCount"], "in the same container"
     site.story(f"back in step after {took_s:.1f} s")
 
 
 def evict_a_worker(site: Site) -> None:
     """Evict one pod through the API; it saves, is replaced, and nothing is lost."""
-    pod = site.pods("worker")[0]
-    name, uid, before = pod["metadata"]["name"], pod["metadata"]["uid"], site.step()
-    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name, "namespace": "lab"}}
-    site.plane.post(f"/api/v1/namespaces/lab/pods/{name}/eviction", eviction)
+    pod = site.pods(RUN, "worker")[0]
+    name, uid, before = pod["metadata"]["name"], pod["metadata"]["uid"], site.step(RUN)
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name, "namespace": NAMESPACE}}
+    site.plane.post(f"/api/v1/namespaces/{NAMESPACE}/pods/{name}/eviction", eviction)
     site.story(f"{name} is evicted at step {before}")
-    took_s = site.wait(
-        "both workers train again",
-        lambda _: len([it for it in site.pods("worker") if it["metadata"]["uid"] != uid]) == 2 and site.step() > before,
-    )
+
+    def trains_again(run: Run) -> bool:
+        others = [it for it in site.pods(RUN, "worker") if it["metadata"]["uid"] != uid]
+        return len(others) == 2 and step_of(run) > before
+
+    took_s = site.wait(RUN, "both workers train again", trains_again)
     site.story(f"replaced after {took_s:.1f} s")
