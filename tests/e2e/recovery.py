@@ -4,7 +4,7 @@ import json
 import subprocess
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from control_plane import ControlPlane, find_program
@@ -54,7 +54,8 @@ class Recovery:
         seconds: between two steps at most: of the old group and the new one, or of the group that has stayed.
         lost_steps: steps that were done again.
         pod_s: from the fault until a new pod ran; None without one.
-        group_s: from there, or the last step of the old group, until the new one was formed; None when it has stayed.
+        group_s: from there, or from the last step of the old group where the new one did not wait for the pod, until
+            the new one was formed; None when it has stayed.
         reload_s: from there to its first step: imports, restore, first batch.
     """
 
@@ -105,8 +106,15 @@ class ProgressWatch:
                 if self._asking.stdout is not None:
                     for line in self._asking.stdout:
                         if (moment := _moment(line)) is not None:
-                            self._moments.append(moment)
+                            self._moments.append(_after(self._moments, moment))
             self._ending.wait(0.5)
+
+
+def _after(moments: Sequence[Moment], moment: Moment) -> Moment:
+    """Return a moment with the newest step, also while a rank that loads does not know it."""
+    if moment.stepped_s or not moments:
+        return moment
+    return replace(moment, step=moments[-1].step, stepped_s=moments[-1].stepped_s)
 
 
 def _moment(line: str) -> Moment | None:
@@ -125,28 +133,34 @@ def _moment(line: str) -> Moment | None:
     )
 
 
-def recovery_of(moments: Sequence[Moment], *, fault_s: float, pod_running_s: float | None = None) -> Recovery | None:
+def recovery_of(
+    moments: Sequence[Moment], *, fault_s: float, pod_running_s: float | None = None, regroups: bool = True
+) -> Recovery | None:
     """Return what a fault has cost once a new group has taken a step, or the old one three; None before.
 
     Args:
         moments: in order, from before the fault, of one coordinator.
         fault_s: when it happened, seconds since the epoch.
         pod_running_s: when the pod that replaces another one ran.
+        regroups: a new group is waited for.
     """
     before = [it for it in moments if it.at_s <= fault_s][-1]
     since = [before, *(it for it in moments if it.at_s > fault_s)]
     formed = next((it for it in since if it.round != before.round), None)
-    if formed is None:
+    if formed is None and not regroups:
         times = sorted({it.stepped_s for it in since})
         return Recovery(max(map(float.__sub__, times[1:], times))) if len(times) > 3 else None
+    if formed is None:
+        return None
     last = max((it for it in since if it.at_s < formed.at_s), key=lambda it: it.step)
     first = next((it for it in since if it.stepped_s > formed.at_s), None)
     if first is None:
         return None
+    waited_for_pod = pod_running_s is not None and last.stepped_s < pod_running_s <= formed.at_s
     return Recovery(
         seconds=first.stepped_s - last.stepped_s,
         lost_steps=max(0, last.step - formed.commit_step),
         pod_s=None if pod_running_s is None else pod_running_s - fault_s,
-        group_s=max(0.0, formed.at_s - max(last.stepped_s, pod_running_s or 0.0)),
+        group_s=formed.at_s - (pod_running_s if pod_running_s is not None and waited_for_pod else last.stepped_s),
         reload_s=first.stepped_s - formed.at_s,
     )

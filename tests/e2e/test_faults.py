@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from control_plane import kubectl
 from e2e_site import OPERATORS, Site, phase_of, step_of
-from recovery import ProgressWatch, Recovery, now_s, recovery_of
+from recovery import ProgressWatch, Recovery, recovery_of
 from waiting import wait_for, wait_until
 
 from sam3ft_api import names
@@ -42,19 +42,19 @@ class Struck:
         """Return the running workers, by index."""
         return self.site.pods(RUN, "worker")
 
-    def strike(self, what: str, act: Act) -> Recovery:
-        """Let something happen to a run that trains, and wait until it trains as before."""
+    def strike(self, what: str, act: Act, *, regroups: bool = True) -> Recovery:
+        """Let something happen to a run that trains, and wait until it trains as before, in a new group or the old."""
         site = self.site
         with ProgressWatch(site.plane, "lab", names.coordinator_name(RUN)) as watch:
-            wait_until(lambda: len({it.step for it in watch.moments}) > 2, within_s=RECOVERED_WITHIN_S)
-            fault_s = now_s()
+            wait_until(lambda: len({it.step for it in watch.moments} - {0}) > 2, within_s=RECOVERED_WITHIN_S)
+            fault_s = time.time()
             site.story(f"{what}, at step {watch.moments[-1].step}")
             pod_running_s = act()
 
             def cost() -> Recovery | None:
                 time.sleep(_PAUSE_S)
                 assert phase_of(site.run(RUN)) != "Failed", site.tell(RUN)
-                return recovery_of(watch.moments, fault_s=fault_s, pod_running_s=pod_running_s)
+                return recovery_of(watch.moments, fault_s=fault_s, pod_running_s=pod_running_s, regroups=regroups)
 
             found: Recovery = wait_for(f"a step after: {what}", cost, within_s=RECOVERED_WITHIN_S)
         self.costs[what] = found
@@ -165,7 +165,7 @@ def test_the_acting_operator_is_killed(struck: Struck) -> None:
     def kill() -> None:
         kubectl(site.plane, "delete", "pod", name, "-n", OPERATORS, "--grace-period=0", "--force")
 
-    found = struck.strike("the acting operator killed", kill)
+    found = struck.strike("the acting operator killed", kill, regroups=False)
     before = site.step(RUN)
     took_s = site.wait(RUN, "the other operator tells of steps", lambda run: step_of(run) > before + 1)
     site.story(f"the acting operator killed: the other one acts after {took_s:.1f} s at most")
@@ -186,7 +186,7 @@ def test_a_kubelet_stops_and_starts(struck: Struck) -> None:
         time.sleep(6)
         node.programs["kubelet"].start()
 
-    found = struck.strike(f"the kubelet of {node.name} stopped for 6 s", strike)
+    found = struck.strike(f"the kubelet of {node.name} stopped for 6 s", strike, regroups=False)
     wait_until(lambda: struck.site.plane.is_ready(node.name), within_s=60)
 
     assert (0, None) == (found.lost_steps, found.group_s)
@@ -249,7 +249,8 @@ def test_it_succeeds_and_its_history_uses_each_image_once(struck: Struck) -> Non
             generation = entry.gen
         elif isinstance(entry, CommitEntry):
             assert generation == entry.gen, "whoever was left behind commits nothing"
-            assert steps[-1] < entry.meta.step, "no step is committed twice"
+            # A group may save where it began, to let another node in; none goes back.
+            assert steps[-1] <= entry.meta.step, "no step is done again after it was committed"
             steps.append(entry.meta.step)
             assert entry.meta.step == step_of_cursor(_images(entry.meta), num_images, BATCH)
     assert STEPS == steps[-1]

@@ -74,6 +74,7 @@ class Server:
         self._numbers = itertools.count(1)
         self._listening: list[asyncio.Server] = []
         self._conversations: set[asyncio.Task[None]] = set()
+        self._is_closing = False
         self._strangers: dict[int, asyncio.StreamWriter] = {}
         self._num_http_clients = 0
         self._counts = Counts()
@@ -106,6 +107,7 @@ class Server:
 
     async def close(self) -> None:
         """Close both ports and every connection; launchers keep their workers running and try to come back."""
+        self._is_closing = True
         for listening in self._listening:
             listening.close()
         for conversation in list(self._conversations):
@@ -143,7 +145,9 @@ class Server:
         finally:
             self._writers.pop(peer, None)
             _close(writer)
-            self._do(self.rounds.closed(peer, now_s=time.monotonic()))
+            # What this process closes at its own end is no loss: the rules would have the others stop their workers.
+            if not self._is_closing:
+                self._do(self.rounds.closed(peer, now_s=time.monotonic()))
 
     async def _introduce(self, peer: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Read the hello; True when the launcher is admitted to the rules."""

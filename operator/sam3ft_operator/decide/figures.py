@@ -33,7 +33,8 @@ def figures(look: Look, phase: Phase) -> dict[str, Any]:
         "replicas": len(running),
         "selector": f"{names.LABEL_UID}={look.resource.uid},{names.LABEL_ROLE}={names.ROLE_WORKER}",
     }
-    if group is not None and group.progress is not None:
+    # A rank that is only loading has planned no steps: what is known of the run stays.
+    if group is not None and group.progress is not None and group.progress.total_steps > 0:
         changes |= _progress(look, group.progress)
     if group is not None and (commit := step_or_none(group.commit_step)) is not None:
         changes |= _checkpoint(look, commit)

@@ -76,6 +76,25 @@ def test_a_launcher_joins_and_is_told_the_round():
     assert heard[1] == Pong(seq=4, round=1)
 
 
+def test_a_coordinator_that_ends_tells_nobody_to_stop():
+    heard: list[bytes] = []
+
+    async def talk(server: Server, launchers: Address, _: Address) -> None:
+        readers = []
+        for slot, name in enumerate(("a", "b")):
+            greeting = hello(node=name, slot=slot, instance=name)
+            reader, _writer = await say(launchers, encode(greeting), encode(Ready(addr="127.0.0.1", port=9)))
+            readers.append(reader)
+        for reader in readers:
+            assert isinstance(decode_from_coordinator(await reader.readline()), Round)
+        await server.close()
+        heard.extend([await reader.read() for reader in readers])
+
+    serving(talk, nodes=2, max_nodes=2)
+
+    assert [b"", b""] == heard
+
+
 @pytest.mark.parametrize(
     ("line", "reason"),
     [

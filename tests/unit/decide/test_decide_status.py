@@ -167,6 +167,19 @@ def test_only_running_figures_can_wait_to_be_written() -> None:
     assert is_worth_writing(before, run.status)
 
 
+def test_a_rank_that_loads_again_does_not_set_the_run_back_to_step_0() -> None:
+    run = running()
+    run.has(group=group(1, step=101))
+    run.look()
+    before = run.status.progress
+    run.wait(7)
+    run.has(group=group(1, progress=Progress(state="loading")))
+    run.look()
+
+    assert before is not None
+    assert (101, before) == (before.step, run.status.progress)
+
+
 def test_goodput_divides_the_time_by_what_it_was_spent_on() -> None:
     run = Run()
     run.look()
