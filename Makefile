@@ -12,7 +12,7 @@ INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 ARGS ?=
 
-.PHONY: help install components cluster-tools lock demo test test-unit test-operator test-soak soak e2e lint format types imports docstrings spelling package \
+.PHONY: help install components cluster-tools lock demo test test-unit test-operator test-soak soak e2e e2e-faults lint format types imports docstrings spelling package \
 	bench-fullsize bench-loop bench-gpu bench-loss bench-upload bench-restore bench-stream bench-operator chart chart-files deploy images clean
 
 help: ## list the targets
@@ -47,8 +47,11 @@ test-operator: install components ## all tests of the operator: its parts, what 
 	@$(PYTEST) tests/unit/engine tests/unit/decide tests/unit/kubernetes tests/property/test_decide_model.py \
 		tests/integration/cluster tests/integration/operator_real -m "not soak" $(ARGS)
 
-e2e: install components ## from helm install to a model that loads, on two real nodes, told as a story (root; gigabytes)
-	@$(PYTEST) tests/e2e -m soak -s -p no:randomly $(ARGS)
+e2e: install components ## from helm install to a model that loads, on real nodes, told as a story (root; gigabytes)
+	@$(PYTEST) tests/e2e/test_from_install_to_model.py -m soak -s -p no:randomly $(ARGS)
+
+e2e-faults: install components ## the same nodes: what clusters do to a run, what people get wrong, an upgrade on the way
+	@$(PYTEST) tests/e2e/test_faults.py tests/e2e/test_mistakes.py tests/e2e/test_upgrade.py -m soak -s -p no:randomly $(ARGS)
 
 soak: install components ## tests whose counts are too large for every change
 	@$(PYTEST) -m soak --timeout=7200 $(ARGS)

@@ -94,7 +94,7 @@ def test_an_image_that_is_not_there(few: Site) -> None:
     why = explained(few, "wrong-image")
     end(few, "wrong-image")
 
-    assert "Preflight" == phase_of(run)
+    assert "Checking" == phase_of(run)
     assert condition_of(run, "Degraded")["reason"] in ("ErrImagePull", "ImagePullBackOff")
     assert image in condition_of(run, "Degraded")["message"]
     assert "check workers.image" in why
@@ -107,7 +107,7 @@ def test_a_secret_that_is_not_there(few: Site) -> None:
     few.wait("wrong-secret", "made meanwhile, it goes on", lambda it: not is_degraded(it), within_s=180)
     end(few, "wrong-secret")
 
-    assert "Preflight" == phase_of(run)
+    assert "Checking" == phase_of(run)
     assert "Secret absent does not exist" in condition_of(run, "Degraded")["message"]
     assert "absent" in why
 

@@ -11,8 +11,9 @@ from sam3ft_operator.observed import JobView, PodView
 LOOK_AGAIN_S = 30.0
 GRACE_S = 10.0
 """A pod may take this long before its waiting is called a trouble: pulling and scheduling have their moments."""
-CREATING_S = 45.0
-"""The same for a container that is only being created: then an image is large, or a volume is missing."""
+CREATING_S = 28.0
+"""The same for a container that is only being created: then an image is large, or a volume is missing. It is less than
+`LOOK_AGAIN_S`, so that the second look tells it."""
 _CREATING = "ContainerCreating"
 _ADVICE = {
     "ErrImagePull": "check workers.image and the pull secrets of the worker profile",

@@ -102,7 +102,7 @@ def test_a_container_that_is_being_created_for_long_names_the_secret_that_may_be
     run.look()
     waiting = check_pod(0, phase="Pending", exit_code=None, termination=None, waiting="ContainerCreating", node="n1")
     run.has(jobs=(check_job(),), pods=(waiting,), objects=CHECK_OBJECTS)
-    run.wait(44)
+    run.wait(27)
     run.look()
     assert "False" == run.condition(ConditionType.DEGRADED)[0]
     run.wait(1)
