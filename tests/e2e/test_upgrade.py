@@ -14,7 +14,7 @@ from waiting import wait_until
 from sam3ft_api import names
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(2400)]
-EARLIER = "fbf70f210aff"
+EARLIER = "fbf70f2c24d6b9e448518c4997df69702abecf7e"
 """The first commit whose chart could be installed; tagged `chart-first`."""
 RUN = "lasting"
 GONE_WITHIN_S = 60
@@ -30,7 +30,7 @@ def earlier(site: Site, builder: Builder, tmp_path_factory: pytest.TempPathFacto
     words = ["build", "operator", "--prefix", "localhost/sam3ft-earlier", *BASES]
     subprocess.run([sys.executable, str(folder / "tools/images/images.py"), *words], check=True, env=builder.environ)
     repository, tag = site.copy(builder, "localhost/sam3ft-earlier/operator:dev", "operator", "earlier")
-    site.story(f"the operator of {EARLIER} is built and pushed")
+    site.story(f"the operator of {EARLIER[:10]} is built and pushed")
     return folder / "charts" / "sam3ft", {"image": {"repository": repository, "tag": tag}}
 
 
