@@ -60,14 +60,14 @@ def test_an_upgrade_a_rollback_and_a_new_start_leave_every_pod_alone(lasting: Si
         ("installed again", site.install),
     )
     for what, change in changes:
-        step = site.step(RUN)
         change()
         if what == "uninstalled":
             assert RUN in site.in_lab("get", "sft", "-o", "name"), "the runs are kept"
             assert "Running" == phase_of(site.run(RUN))
             time.sleep(5)
         else:
-            site.wait(RUN, f"{what}: the run's steps are told again", lambda run, step=step: step_of(run) > step)
+            step = site.step(RUN)
+            site.wait(RUN, f"{what}: newer steps are told", lambda run, step=step: step_of(run) > step)
         assert before == uids(site), f"{what}: no pod may be made anew"
     status = site.run(RUN)["status"]
 
