@@ -147,20 +147,25 @@ def recovery_of(
     before = [it for it in moments if it.at_s <= fault_s][-1]
     since = [before, *(it for it in moments if it.at_s > fault_s)]
     formed = next((it for it in since if it.round != before.round), None)
-    if formed is None and not regroups:
-        times = sorted({it.stepped_s for it in since})
-        return Recovery(max(map(float.__sub__, times[1:], times))) if len(times) > 3 else None
     if formed is None:
-        return None
+        return None if regroups else _longest_pause(since)
     last = max((it for it in since if it.at_s < formed.at_s), key=lambda it: it.step)
     first = next((it for it in since if it.stepped_s > formed.at_s), None)
     if first is None:
         return None
-    waited_for_pod = pod_running_s is not None and last.stepped_s < pod_running_s <= formed.at_s
+    group_from_s = last.stepped_s
+    if pod_running_s is not None and group_from_s < pod_running_s <= formed.at_s:
+        group_from_s = pod_running_s
     return Recovery(
         seconds=first.stepped_s - last.stepped_s,
         lost_steps=max(0, last.step - formed.commit_step),
         pod_s=None if pod_running_s is None else pod_running_s - fault_s,
-        group_s=formed.at_s - (pod_running_s if pod_running_s is not None and waited_for_pod else last.stepped_s),
+        group_s=formed.at_s - group_from_s,
         reload_s=first.stepped_s - formed.at_s,
     )
+
+
+def _longest_pause(moments: Sequence[Moment]) -> Recovery | None:
+    """Return the longest time between two steps of a group that has stayed; None before it has taken three."""
+    times = sorted({it.stepped_s for it in moments})
+    return Recovery(max(map(float.__sub__, times[1:], times))) if len(times) > 3 else None
