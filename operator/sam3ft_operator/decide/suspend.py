@@ -64,13 +64,14 @@ def stop_actions(look: Look, job: JobView | None) -> tuple[Action, ...]:
 
 
 def _is_pausing(look: Look) -> bool:
-    """Say whether the open attempt's Job is paused, by us or by hand; a Job that waits for Kueue is not."""
-    job = look.job
-    if job is None or not job.is_suspended:
-        return False
-    if not look.queue:
-        return True
-    return any(c.type is ConditionType.RUNNING and c.reason in _BY_US for c in look.status.conditions)
+    """Say whether the open attempt's Job is paused, by us or by hand; a Job that waits for Kueue is not.
+
+    In a queue what was written before the pause decides, not the Job: Kueue may take a while to show it, a watch may
+    lag, and a Workload that was made inactive is never admitted again, so that its attempt can only be closed.
+    """
+    if look.queue:
+        return any(c.type is ConditionType.RUNNING and c.reason in _BY_US for c in look.status.conditions)
+    return look.job is not None and look.job.is_suspended
 
 
 _BY_US = (SUSPENDING, "DeadlineExceeded")

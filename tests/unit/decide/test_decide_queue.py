@@ -6,6 +6,7 @@ from decide_bench import RUN, Run, coordinator, failed_pod, group, job, make_chi
 
 from sam3ft_api import names
 from sam3ft_api.status import ConditionType, Phase
+from sam3ft_operator.decide.suspend import SUSPENDED
 from sam3ft_operator.decision import Admit, Ensure, Part
 
 JOB = names.worker_job_name(RUN, 1)
@@ -87,4 +88,19 @@ def test_a_run_that_is_suspended_while_it_waits_leaves_the_queue() -> None:
     assert {"Job", "Pod"} == {action.kind for action in decision.actions}
     run.has(jobs=(), pods=())
     run.change(suspend=False)
+    assert Ensure(Part.WORKERS, 2, nodes=2) in run.look().actions
+
+
+def test_a_wish_to_pause_that_is_taken_back_before_kueue_shows_it_is_finished() -> None:
+    run = running(spec_of(queue=QUEUED))
+    run.change(suspend=True)
+    assert (Admit(JOB, "job-1", is_active=False),) == run.look().actions
+    run.change(suspend=False)
+    run.look()  # the Job looks as before: the watch lags, or Kueue has not got to it
+    assert Phase.CHECKPOINTING is run.status.phase
+
+    run.has(jobs=(job(1, is_suspended=True),), pods=(coordinator(1),), group=None)
+    run.look()
+    assert SUSPENDED == run.status.attempts[0].reason
+    run.has(jobs=(), pods=())
     assert Ensure(Part.WORKERS, 2, nodes=2) in run.look().actions
