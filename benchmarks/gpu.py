@@ -79,6 +79,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--warmup", type=int, help="steps before the clock starts; default 4, with --quick 2")
     parser.add_argument("--steps", type=int, help="timed steps; default 12, with --quick 3")
     parser.add_argument("--freeze", nargs="+", default=(), metavar="PART", help="parts not trained, such as text")
+    parser.add_argument("--compile", choices=("auto", "always", "never"), default="auto", help="as runtime.compile")
     parser.add_argument("--peak-tflops", type=float, help="dense bf16 peak; default: by the device's name")
     parser.add_argument("--plan", action="store_true", help="show the planned memory; seconds of tracing for each case")
     return parser.parse_args(argv)
@@ -99,6 +100,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         steps=max(1, arguments.steps or (3 if arguments.quick else 12)),
         freeze=ModelConfig(freeze=arguments.freeze).freeze,
         peak_tflops=arguments.peak_tflops or peak_by_name(name),
+        compile=arguments.compile,
         plan=arguments.plan,
     )
 
@@ -115,6 +117,7 @@ def describe(settings: Settings) -> dict[str, Any]:
         "resolution": settings.resolution,
         "objects": settings.objects,
         "freeze": list(settings.freeze),
+        "compile": settings.compile,
         "steps": settings.steps,
         "torch": torch.__version__,
         "cuda": torch.version.cuda,

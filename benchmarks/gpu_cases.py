@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from sam3ft_api.errors import InvalidConfig
-from sam3ft_api.training import ModelConfig, Part, ScratchConfig, TrainingConfig
+from sam3ft_api.training import Compile, ModelConfig, Part, RuntimeConfig, ScratchConfig, TrainingConfig
 from sam3ft_trainer.model.cost import LADDER
 
 RECOMPUTED: dict[str, tuple[Part, ...]] = {"none": LADDER[0], "detr": LADDER[1], "all": LADDER[-1]}
@@ -84,6 +84,7 @@ class Settings:
         steps: steps that are timed.
         freeze: parts that are not trained.
         peak_tflops: dense bf16 peak of the device; None when it is not known.
+        compile: whether the model's layers are compiled, as a run decides it.
         plan: also ask the planner for the memory of each case.
     """
 
@@ -95,6 +96,7 @@ class Settings:
     steps: int
     freeze: tuple[Part, ...]
     peak_tflops: float | None
+    compile: Compile = "auto"
     plan: bool = False
 
     def config(self, case: Case) -> TrainingConfig:
@@ -107,6 +109,7 @@ class Settings:
                 precision="bf16",
             ),
             model=ModelConfig(uri=f"preset:{self.preset}", freeze=self.freeze),
+            runtime=RuntimeConfig(compile=self.compile),
         )
 
 

@@ -17,6 +17,7 @@ from sam3ft_api.training import TrainingConfig
 from sam3ft_trainer.loss import total
 from sam3ft_trainer.loss.matching import start_matching
 from sam3ft_trainer.loss.total import local_counts
+from sam3ft_trainer.model.compiling import LayerCompiler, why_not_compiled
 from sam3ft_trainer.model.freeze import freeze_parts
 from sam3ft_trainer.model.load import LoadedModel
 from sam3ft_trainer.model.text import PhraseCache
@@ -49,7 +50,9 @@ class Steps:
         """
         sam3, device = loaded.sam3, settings.device
         freeze_parts(sam3, config.model.freeze, task=config.task, geometry_cls=config.model.geometry_cls)
-        model = TrainingModel(sam3, config.model, checkpointed=RECOMPUTED[case.checkpointing]).train()
+        compiler = None if why_not_compiled(config.runtime.compile, device) else LayerCompiler()
+        checkpointed = RECOMPUTED[case.checkpointing]
+        model = TrainingModel(sam3, config.model, checkpointed=checkpointed, compiler=compiler).train()
         text: TextSource = LiveText(model, loaded.tokenizer, device)
         if cache is not None:
             text = CachedText(cache, device)

@@ -31,7 +31,14 @@ COPY operator/sam3ft_operator/__init__.py /src/operator/sam3ft_operator/__init__
 RUN /pip/bin/pip install --no-deps --no-build-isolation --target /opt/code /src \
     && rm -rf /opt/code/bin /opt/code/sam3ft_operator
 
-FROM ${BASE}
+# On a GPU machine layers are compiled at the start of a run. Triton then needs a C compiler, and Python's headers, which
+# BASE brings along.
+FROM ${BASE} AS compiler
+ARG VARIANT=cuda
+RUN if [ "${VARIANT}" = cuda ] && ! command -v gcc; then apt-get update \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*; fi
+
+FROM compiler
 COPY --from=dependencies /opt/sam3ft /opt/sam3ft
 COPY --from=code /opt/code /opt/code
 ENV PATH=/opt/sam3ft/bin:/usr/local/bin:/usr/bin:/bin \

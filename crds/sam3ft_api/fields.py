@@ -140,5 +140,7 @@ Task = Literal["detection", "segmentation"]
 Part = Literal["vision", "text", "neck", "geometry", "encoder", "decoder", "mask"]
 """Names of the model's parts, for freezing and activation checkpointing. `neck` is the vision encoder's FPN."""
 Precision = Literal["bf16", "fp16", "fp32"]
+Compile = Literal["auto", "always", "never"]
+"""When the trained layers are compiled: where it can be done, or that it must, or must not."""
 Metric = Literal["bbox_AP", "bbox_AP50", "segm_AP", "segm_AP50", "cgF1"]
 """Values that can select a checkpoint."""

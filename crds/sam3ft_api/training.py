@@ -17,6 +17,7 @@ from sam3ft_api import limits
 from sam3ft_api.fields import (
     Address,
     CategoryName,
+    Compile,
     Flag,
     Number,
     Part,
@@ -44,6 +45,7 @@ __all__ = [
     "AugmentConfig",
     "BoundsConfig",
     "CheckpointConfig",
+    "Compile",
     "DataConfig",
     "EvaluationConfig",
     "ExportConfig",

@@ -5,12 +5,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from sam3ft_api import limits
-from sam3ft_api.fields import Address, DnsLabel, Flag, Metric, Number, Part, Positive, Share, Whole
+from sam3ft_api.fields import Address, Compile, DnsLabel, Flag, Metric, Number, Part, Positive, Share, Whole
 from sam3ft_api.section import Section
 
 
 class RuntimeConfig(Section):
-    """How the work is laid out on the machine; nothing here changes which numbers are computed at dropout 0."""
+    """How the work is laid out on the machine; but for rounding, nothing here changes what is computed at dropout 0."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes CUDA where there is some."""
@@ -18,6 +18,9 @@ class RuntimeConfig(Section):
     """Images per forward pass and process; None is found automatically."""
     activation_checkpointing: Literal["auto", "none"] | tuple[Part, ...] = "auto"
     """Parts recomputed in backward."""
+    compile: Compile = "auto"
+    """Compile the model's layers on CUDA: faster steps for a minute or two at the start. auto does it where the machine
+    has what that needs, a C compiler among it."""
     threads: Annotated[Whole, Field(ge=1, le=1024)] | None = None
     """CPU threads per process; None shares the cores. Recorded in the commit."""
     decode_threads: Annotated[Whole, Field(ge=1, le=256)] | None = None

@@ -35,6 +35,7 @@ def test_a_dockerfile_keeps_to_the_rules(path: Path) -> None:
     assert ["65532:65532"] == [rest for word, rest in found if word == "USER"], "a number, so that it can be checked"
     assert [rest for word, rest in found if word == "ENTRYPOINT"][-1].startswith('["python"'), "no shell in between"
     assert all("--require-hashes" in rest or "--no-deps" in rest or "dependencies.py" in rest or "venv" in rest
+               or "--no-install-recommends gcc libc6-dev" in rest
                for word, rest in found if word == "RUN")  # fmt: skip
     final = len(words) - 1 - words[::-1].index("FROM")
     assert "RUN" not in words[final:], "the last stage only takes over what was built"

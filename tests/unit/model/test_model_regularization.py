@@ -13,7 +13,7 @@ from transformers import Sam3Model
 from sam3ft_api.training import ModelConfig
 from sam3ft_trainer.model import attention, vision
 from sam3ft_trainer.model.attention import attend, feed_forward, residual
-from sam3ft_trainer.model.regularization import Regularization, drop_path
+from sam3ft_trainer.model.regularization import Regularization, branch_scales
 from sam3ft_trainer.model.training import TrainingModel
 from sam3ft_trainer.tensors import Predictions
 
@@ -23,16 +23,22 @@ def within(share: float, rate: float, draws: int) -> bool:
     return abs(share - rate) < 5 * math.sqrt(rate * (1 - rate) / draws)
 
 
-def test_drop_path_zeroes_whole_samples_at_its_rate_and_keeps_the_mean():
+def test_drop_path_zeroes_the_branches_of_samples_at_its_rate_and_keeps_the_mean():
     torch.manual_seed(0)
-    branch = torch.ones(4000, 3, 2)
+    drawn = branch_scales(torch.ones(4000, 3, 2), 0.25)
 
-    dropped = drop_path(branch, 0.25)
+    for scale in drawn:
+        assert (4000, 1, 1) == tuple(scale.shape)
+        assert within(float((scale == 0).float().mean()), 0.25, 4000)
+        assert [0.0, pytest.approx(1 / 0.75)] == scale.unique().tolist()
+    assert not torch.equal(*drawn)
 
-    per_sample = dropped.flatten(1)
-    assert bool((per_sample == per_sample[:, :1]).all())
-    assert within(float((per_sample[:, 0] == 0).float().mean()), 0.25, 4000)
-    assert [0.0, pytest.approx(1 / 0.75)] == per_sample[:, 0].unique().tolist()
+
+def test_a_rate_of_zero_draws_nothing_and_keeps_every_branch():
+    before = torch.get_rng_state()
+
+    assert all(bool((scale == 1).all()) for scale in branch_scales(torch.ones(3, 2), 0.0))
+    assert torch.equal(before, torch.get_rng_state())
 
 
 def test_the_rate_of_drop_path_grows_linearly_from_zero_over_the_blocks():
@@ -141,13 +147,13 @@ def test_upstream_s_places_are_dropped_out_and_no_others(
         drawn["attention"] += [dropout_p] if dropout_p else []
         return plain_attention(*args, dropout_p=dropout_p, **kwargs)
 
-    def path(branch: Tensor, rate: float) -> Tensor:
-        drawn["path"] += [rate] if rate else []
-        return drop_path(branch, rate)
+    def path(x: Tensor, rate: float) -> tuple[Tensor, Tensor]:
+        drawn["path"] += [rate] * 2 if rate else []
+        return branch_scales(x, rate)
 
     monkeypatch.setattr(F, "dropout", dropout)
     monkeypatch.setattr(F, "scaled_dot_product_attention", sdpa)
-    monkeypatch.setattr(vision, "drop_path", path)
+    monkeypatch.setattr(vision, "branch_scales", path)
     model = TrainingModel(sam3, ModelConfig(dropout=0.11, attention_dropout=0.12, drop_path=0.13)).train()
 
     predict(model, inputs)

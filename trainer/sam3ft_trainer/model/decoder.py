@@ -64,13 +64,15 @@ def box_bias(decoder: Sam3DetrDecoder, boxes_BG4: Tensor, size: tuple[int, int])
     """Return the relative position bias [B, heads, 1 + G, h * w]; the row of the presence token is zero.
 
     The two axes are embedded apart and added in the layout that attention reads, so that the large tensor exists once.
+    Without that layout CUDA has no fused kernel for it.
     """
     height, width = size
     x1, y1, x2, y2 = box_cxcywh_to_xyxy(boxes_BG4).unbind(-1)
     rows = torch.arange(height, device=boxes_BG4.device, dtype=boxes_BG4.dtype) / height
     columns = torch.arange(width, device=boxes_BG4.device, dtype=boxes_BG4.dtype) / width
-    bias_y = decoder.box_rpb_embed_y(_log_distances(rows, y1, y2)).permute(0, 3, 1, 2)
-    bias_x = decoder.box_rpb_embed_x(_log_distances(columns, x1, x2)).permute(0, 3, 1, 2)
+    # The sum of two permuted tensors would be permuted, too; made contiguous while they are small, it is as wanted.
+    bias_y = decoder.box_rpb_embed_y(_log_distances(rows, y1, y2)).permute(0, 3, 1, 2).contiguous()
+    bias_x = decoder.box_rpb_embed_x(_log_distances(columns, x1, x2)).permute(0, 3, 1, 2).contiguous()
     bias_y, bias_x = F.pad(bias_y, (0, 0, 1, 0)), F.pad(bias_x, (0, 0, 1, 0))
     return (bias_y.unsqueeze(-1) + bias_x.unsqueeze(-2)).flatten(3)
 
@@ -130,7 +132,8 @@ def _start(decoder: Sam3DetrDecoder, num_pairs: int, *, o2m: bool) -> tuple[Tens
     queries = decoder.query_embed.weight.repeat(copies, 1)
     hidden = torch.cat([decoder.presence_token.weight, queries])
     boxes = decoder.reference_points.weight.repeat(copies, 1).sigmoid()
-    return hidden.expand(num_pairs, -1, -1), boxes.expand(num_pairs, -1, -1)
+    # Laid out as every later layer's, so that they can share a compiled form.
+    return hidden.expand(num_pairs, -1, -1).contiguous(), boxes.expand(num_pairs, -1, -1).contiguous()
 
 
 def decode(

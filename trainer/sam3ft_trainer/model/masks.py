@@ -47,11 +47,21 @@ class MaskInputs:
     one_BQd: Tensor
     many_BQd: Tensor | None
 
+    def pairs(self, start: int, stop: int) -> "MaskInputs":
+        """Return the same of some pairs; the images' levels stay whole."""
+        piece = slice(start, stop)
+        return MaskInputs(
+            self.levels,
+            self.img_idx_B[piece],
+            self.image_BKd[piece],
+            Prompt(self.prompt.tokens_BMd[piece], self.prompt.valid_BM[piece]),
+            self.one_BQd[piece],
+            None if self.many_BQd is None else self.many_BQd[piece],
+        )
 
-def _decode_piece(decoder: Sam3MaskDecoder, inputs: MaskInputs, start: int, stop: int) -> tuple[Tensor, ...]:
-    piece = slice(start, stop)
-    prompt = Prompt(inputs.prompt.tokens_BMd[piece], inputs.prompt.valid_BM[piece])
-    image = inputs.image_BKd[piece]
+
+def _decode_pairs(decoder: Sam3MaskDecoder, inputs: MaskInputs) -> tuple[Tensor, ...]:
+    prompt, image = inputs.prompt, inputs.image_BKd
     # Upstream's mask head has no dropout.
     branch = attend(
         decoder.prompt_cross_attn,
@@ -62,12 +72,11 @@ def _decode_piece(decoder: Sam3MaskDecoder, inputs: MaskInputs, start: int, stop
         dropout=0.0,
     )
     coarsest = (image + branch).transpose(1, 2).reshape(-1, *inputs.levels[-1].shape[1:])
-    images = inputs.img_idx_B[piece]
-    levels = [level.index_select(0, images) for level in inputs.levels[:-1]]
+    levels = [level.index_select(0, inputs.img_idx_B) for level in inputs.levels[:-1]]
     pixels = decoder.pixel_decoder([*levels, coarsest])
     instance = decoder.instance_projection(pixels)
     halves = [half for half in (inputs.one_BQd, inputs.many_BQd) if half is not None]
-    masks = [torch.einsum("bqc,bchw->bqhw", decoder.mask_embedder(half[piece]), instance) for half in halves]
+    masks = [torch.einsum("bqc,bchw->bqhw", decoder.mask_embedder(half), instance) for half in halves]
     return (decoder.semantic_projection(pixels), *masks)
 
 
@@ -77,7 +86,7 @@ def decode_masks(decoder: Sam3MaskDecoder, inputs: MaskInputs, checkpointing: Ch
     step = max(1, PIXELS_AT_ONCE // (height * width))
     num_pairs = inputs.image_BKd.shape[0]
     pieces = [
-        checkpointing.run("mask", _decode_piece, decoder, inputs, start, min(start + step, num_pairs))
+        checkpointing.run("mask", _decode_pairs, decoder, inputs.pairs(start, min(start + step, num_pairs)))
         for start in range(0, num_pairs, step)
     ]
     semantic, one, *many = (torch.cat(part) if len(pieces) > 1 else part[0] for part in zip(*pieces, strict=True))

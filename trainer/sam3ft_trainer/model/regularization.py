@@ -37,12 +37,21 @@ class Regularization:
 OFF = Regularization()
 
 
-def drop_path(branch: Tensor, rate: float) -> Tensor:
-    """Zero the residual branch of whole samples with probability `rate`, and scale the others by `1 / (1 - rate)`.
+def branch_scales(x: Tensor, rate: float) -> tuple[Tensor, Tensor]:
+    """Draw what multiplies the two residual branches of a block for each sample: 0 with probability `rate`.
 
-    The first dimension is the sample. A rate of 0 returns `branch` itself and draws nothing.
+    The others are `1 / (1 - rate)`, so that the expectation is 1. A rate of 0 gives ones and draws nothing.
+
+    Args:
+        x: the block's input; its first dimension is the sample, its device and dtype those of the result.
+        rate: of stochastic depth, in 0..1.
+
+    Returns:
+        Two tensors of the shape [samples, 1, ..., 1].
     """
+    shape = (x.shape[0],) + (1,) * (x.ndim - 1)
     if rate == 0.0:
-        return branch
-    keep = torch.empty((branch.shape[0],) + (1,) * (branch.ndim - 1), dtype=branch.dtype, device=branch.device)
-    return branch * keep.bernoulli_(1 - rate).div_(1 - rate)
+        # Two tensors: a compiled block would take one that is passed twice for another case.
+        return torch.ones(shape, dtype=x.dtype, device=x.device), torch.ones(shape, dtype=x.dtype, device=x.device)
+    draws = [torch.empty(shape, dtype=x.dtype, device=x.device).bernoulli_(1 - rate).div_(1 - rate) for _ in range(2)]
+    return draws[0], draws[1]

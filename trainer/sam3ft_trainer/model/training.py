@@ -13,6 +13,7 @@ from transformers import Sam3Model
 
 from sam3ft_api.training import ModelConfig, Part
 from sam3ft_trainer.model.checkpointing import Checkpointing
+from sam3ft_trainer.model.compiling import LayerCompiler
 from sam3ft_trainer.model.decoder import Decoded, Memory, decode
 from sam3ft_trainer.model.fusion import fuse
 from sam3ft_trainer.model.geometry import geometry_token
@@ -62,13 +63,27 @@ class TrainingModel(nn.Module):
     `nn.Dropout` modules inside `sam3` are not used. Precision is the caller's autocast.
     """
 
-    def __init__(self, sam3: Sam3Model, config: ModelConfig, *, checkpointed: tuple[Part, ...] = ()) -> None:
-        """Wrap `sam3`; `checkpointed` names the parts whose activations are recomputed in backward."""
+    def __init__(
+        self,
+        sam3: Sam3Model,
+        config: ModelConfig,
+        *,
+        checkpointed: tuple[Part, ...] = (),
+        compiler: LayerCompiler | None = None,
+    ) -> None:
+        """Wrap `sam3`.
+
+        Args:
+            sam3: the network; its parameters are this module's.
+            config: geometry token and rates.
+            checkpointed: parts whose activations are recomputed in backward.
+            compiler: compiles the layers on their first step (see `Checkpointing`); None compiles nothing.
+        """
         super().__init__()
         self.sam3 = sam3
         self.geometry_cls = config.geometry_cls
         self.regularization = Regularization(config.dropout, config.attention_dropout, config.drop_path)
-        self.checkpointing = Checkpointing(checkpointed, random=self.regularization.active)
+        self.checkpointing = Checkpointing(checkpointed, random=self.regularization.active, compiler=compiler)
 
     @property
     def _rates(self) -> Regularization:

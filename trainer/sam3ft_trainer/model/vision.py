@@ -17,7 +17,7 @@ from transformers.models.sam3.modeling_sam3 import (
 
 from sam3ft_trainer.model.attention import scaled_dot_product, split_heads
 from sam3ft_trainer.model.checkpointing import Checkpointing
-from sam3ft_trainer.model.regularization import Regularization, drop_path
+from sam3ft_trainer.model.regularization import Regularization, branch_scales
 
 DETR_LEVEL = 2
 """The neck's level at the ViT's own stride: all that geometry encoder, fusion encoder and decoder read."""
@@ -52,8 +52,11 @@ def rope_attention(attention: Sam3ViTRoPEAttention, x_WhwD: Tensor, rotation: Ro
     return output
 
 
-def vit_block(layer: Sam3ViTLayer, x_IhwD: Tensor, rotation: Rotation, rate: float) -> Tensor:
-    """Return one pre-norm block: (windowed) attention and MLP, each a residual branch that drop path may zero."""
+def vit_block(layer: Sam3ViTLayer, x_IhwD: Tensor, rotation: Rotation, scales: tuple[Tensor, Tensor] | None) -> Tensor:
+    """Return one pre-norm block: (windowed) attention and MLP, each a residual branch.
+
+    `scales` [I, 1, 1, 1] multiply the two branches of each image (drop path); None leaves them as they are.
+    """
     height, width = x_IhwD.shape[1:3]
     branch = layer.layer_norm1(x_IhwD)
     if layer.window_size > 0:
@@ -62,8 +65,9 @@ def vit_block(layer: Sam3ViTLayer, x_IhwD: Tensor, rotation: Rotation, rate: flo
         branch = window_unpartition(branch, layer.window_size, padded, (height, width))
     else:
         branch = rope_attention(layer.attention, branch, rotation)
-    x_IhwD = x_IhwD + drop_path(branch, rate)
-    return x_IhwD + drop_path(layer.mlp(layer.layer_norm2(x_IhwD)), rate)
+    x_IhwD = x_IhwD + (branch if scales is None else branch * scales[0])
+    outer: Tensor = layer.mlp(layer.layer_norm2(x_IhwD))
+    return x_IhwD + (outer if scales is None else outer * scales[1])
 
 
 def _rotations(backbone: Sam3ViTModel, like: Tensor) -> dict[int, Rotation]:
@@ -85,7 +89,9 @@ def run_backbone(
     rotations = _rotations(backbone, x_IhwD)
     rates = regularization.block_rates(len(backbone.layers))
     for layer, rate in zip(backbone.layers, rates, strict=True):
-        x_IhwD = checkpointing.run("vision", vit_block, layer, x_IhwD, rotations[layer.window_size], rate)
+        # Drawn out here: a block that is computed again needs no random state, and a compiled one has the same draws.
+        scales = branch_scales(x_IhwD, rate) if regularization.drop_path > 0 else None
+        x_IhwD = checkpointing.run("vision", vit_block, layer, x_IhwD, rotations[layer.window_size], scales)
     return x_IhwD.permute(0, 3, 1, 2)
 
 

@@ -15,6 +15,7 @@ from sam3ft_api.exit_codes import ExitCode
 from sam3ft_api.training import TrainingConfig
 from sam3ft_trainer.data.order import steps_per_epoch
 from sam3ft_trainer.data.pipeline import TrainLoader, decode_threads
+from sam3ft_trainer.model.compiling import LayerCompiler, keep_compiled_in, why_not_compiled
 from sam3ft_trainer.model.training import TrainingModel
 from sam3ft_trainer.run import machine
 from sam3ft_trainer.run.events import Reporter, RunReporter, Silent
@@ -190,7 +191,9 @@ def _assemble(
     stack: ExitStack,
 ) -> Session:
     loaded, device, group = foundation.loaded, foundation.device, foundation.group
-    model = TrainingModel(loaded.sam3, config.model, checkpointed=foundation.memory.checkpointed)
+    compiler = _layer_compiler(config, environment, foundation)
+    checkpointed = foundation.memory.checkpointed
+    model = TrainingModel(loaded.sam3, config.model, checkpointed=checkpointed, compiler=compiler)
     model.train()
     text: TextSource = LiveText(model, loaded.tokenizer, device)
     if foundation.phrase_cache is not None:
@@ -234,6 +237,23 @@ def _assemble(
         is_complete=bool(group.broadcast(store.finished() is not None if group.rank == 0 else None)),
         trace_file=_open_trace(config, environment, stack),
     )
+
+
+def _layer_compiler(
+    config: TrainingConfig, environment: WorkerEnvironment, foundation: Foundation
+) -> LayerCompiler | None:
+    """Return what compiles the model's layers, None where nothing is compiled; the log says which, and why."""
+    wanted, tell = config.runtime.compile, foundation.reporter.event
+    reason = why_not_compiled(wanted, foundation.device)
+    tell("layers", compiled=not reason, message=reason)
+    if reason:
+        return None
+    keep_compiled_in(environment.work_dir / "compiled")
+
+    def tell_failure(message: str) -> None:
+        tell("layers", compiled=False, message=message)
+
+    return LayerCompiler(on_failure=None if wanted == "always" else tell_failure)
 
 
 def _open_trace(config: TrainingConfig, environment: WorkerEnvironment, stack: ExitStack) -> TextIO | None:
