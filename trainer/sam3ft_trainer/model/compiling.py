@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from torch._dynamo.exc import TorchDynamoException
 
 from sam3ft_api.errors import InvalidConfig
 from sam3ft_api.training import Compile
@@ -54,8 +55,6 @@ class LayerCompiler:
         Raises:
             InvalidConfig: it cannot be compiled, and nobody wanted to be told.
         """
-        from torch._dynamo.exc import TorchDynamoException  # noqa: PLC0415 - a second that runs on the CPU do not wait
-
         if self._has_failed:
             return function(*args)
         try:
