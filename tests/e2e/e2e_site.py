@@ -107,7 +107,7 @@ class Site:
                     "allowNetworks": ["private"],
                 }
             },
-            "runs": {"preflightCpu": "500m", "preflightMemory": "2Gi", "preflightEphemeralStorage": "3Gi"},
+            "runs": {"preflightCpu": "1", "preflightMemory": "2Gi", "preflightEphemeralStorage": "3Gi"},
         } | more
 
     def namespaces(self) -> None:

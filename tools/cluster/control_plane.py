@@ -55,6 +55,16 @@ class Call:
     code: int
 
 
+def audit_entries(log: bytes) -> Iterator[dict[str, Any]]:
+    """Yield the entries of an audit log; one that is still being written is left out.
+
+    Only line feeds end a line: what users have sent stands in it unchanged, Unicode's other line ends as well.
+    """
+    for line in log.split(b"\n"):
+        if line.endswith(b"}"):
+            yield json.loads(line)
+
+
 class ControlPlane:
     """Started by entering the context, ended by leaving it; parts can be stopped, paused and started between.
 
@@ -251,9 +261,7 @@ class ControlPlane:
     def audit(self) -> Iterator[dict[str, Any]]:
         """Yield what the audit log holds: one dictionary per answered request, in the form of audit.k8s.io/v1."""
         if self.audit_log.exists():
-            for line in self.audit_log.read_text().splitlines():
-                if line.endswith("}"):
-                    yield json.loads(line)
+            yield from audit_entries(self.audit_log.read_bytes())
 
     def calls(self, *, user: str = "") -> Iterator[Call]:
         """Yield the answered requests in the order of the audit log.
