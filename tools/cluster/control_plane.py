@@ -16,11 +16,11 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from audit import AUDIT_POLICY, Call, audit_entries
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from played_nodes import PLAYED, is_ready, node_named, pod_logs
@@ -34,35 +34,6 @@ START_S = 60.0
 ADMIN, CONTROLLERS, SCHEDULER = "admin", "system:kube-controller-manager", "system:kube-scheduler"
 ISSUER = "https://kubernetes.default.svc"
 LONGEST_TOKEN_S = 24 * 3600
-AUDIT_POLICY = {
-    "apiVersion": "audit.k8s.io/v1",
-    "kind": "Policy",
-    "omitStages": ["RequestReceived"],
-    "rules": [{"level": "Metadata"}],
-}
-
-
-@dataclass(frozen=True)
-class Call:
-    """One answered request, from the audit log; `subresource`, `namespace` and `name` are empty where it has none."""
-
-    user: str
-    verb: str
-    resource: str
-    subresource: str
-    namespace: str
-    name: str
-    code: int
-
-
-def audit_entries(log: bytes) -> Iterator[dict[str, Any]]:
-    """Yield the entries of an audit log; one that is still being written is left out.
-
-    Only line feeds end a line: what users have sent stands in it unchanged, Unicode's other line ends as well.
-    """
-    for line in log.split(b"\n"):
-        if line.endswith(b"}"):
-            yield json.loads(line)
 
 
 class ControlPlane:

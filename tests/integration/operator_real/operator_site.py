@@ -10,7 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from control_plane import Call, ControlPlane
+from audit import Call
+from control_plane import ControlPlane
 from pages import page
 from ports import free_port
 from waiting import wait_for

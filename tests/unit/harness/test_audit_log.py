@@ -2,7 +2,7 @@
 
 import json
 
-from control_plane import audit_entries
+from audit import audit_entries
 
 
 def test_an_entry_may_hold_any_end_of_line_and_one_that_is_being_written_waits() -> None:
