@@ -37,7 +37,7 @@ lock: ## write requirements/*.lock from pyproject.toml (ARGS=--upgrade for the n
 demo: install ## fine-tune a tiny model on real images, score it, export it, write report.html (about 7 minutes)
 	@$(BIN)/sam3ft run examples/blood-cells.yaml $(ARGS)
 
-test: install components ## every test but the soak, on all cores; what measures time comes last, by itself
+test: install components ## every test but the soak, on all cores; then by itself what measures time; then real nodes
 	@tools/test.sh "$(BIN)/python" $(ARGS)
 
 test-unit: install ## the quick tests, at most 5 minutes
@@ -48,7 +48,7 @@ test-operator: install components ## all tests of the operator: its parts, what 
 		tests/integration/cluster tests/integration/operator_real -m "not soak" $(ARGS)
 
 e2e: install components ## from helm install to a model that loads, on real nodes, told as a story (root; gigabytes)
-	@$(PYTEST) tests/e2e/test_from_install_to_model.py -m soak -s -p no:randomly $(ARGS)
+	@$(PYTEST) tests/e2e/test_from_install_to_model.py -m nodes -s -p no:randomly $(ARGS)
 
 e2e-faults: install components ## the same nodes: what clusters do to a run, what people get wrong, an upgrade on the way
 	@$(PYTEST) tests/e2e/test_faults.py tests/e2e/test_mistakes.py tests/e2e/test_upgrade.py -m soak -s -p no:randomly $(ARGS)

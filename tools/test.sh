@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Every test but the soak, in two passes: what shares the machine well, on all cores, then what measures time, alone.
+# Every test but the soak, in three passes: what shares the machine well, on all cores; what measures time, alone; what
+# needs real nodes, told as a story.
 #
 #   tools/test.sh PYTHON [ARGUMENTS OF PYTEST...]
 #
-# Both passes run even if the first one fails. That one of them finds no test is normal for a selection; that both do is
-# an error.
+# All passes run even if one fails. That one of them finds no test is normal for a selection; that all do is an error.
 set -uo pipefail
 
 python=$1
@@ -12,17 +12,19 @@ shift
 NOTHING_COLLECTED=5
 
 # One process more than cores: the one with the control plane mostly waits.
-"$python" -m pytest -m "not soak and not alone" --numprocesses $(($(nproc) + 1)) --maxprocesses 5 \
+"$python" -m pytest -m "not soak and not nodes and not alone" --numprocesses $(($(nproc) + 1)) --maxprocesses 5 \
   --dist loadscope --no-loadscope-reorder "$@"
 beside=$?
-"$python" -m pytest -m "not soak and alone" "$@"
+"$python" -m pytest -m "not soak and not nodes and alone" "$@"
 alone=$?
+"$python" -m pytest -m "nodes and not soak" -s -p no:randomly "$@"
+nodes=$?
 
-for code in "$beside" "$alone"; do
+for code in "$beside" "$alone" "$nodes"; do
   if ((code != 0 && code != NOTHING_COLLECTED)); then
     exit "$code"
   fi
 done
-if ((beside == NOTHING_COLLECTED && alone == NOTHING_COLLECTED)); then
+if ((beside == NOTHING_COLLECTED && alone == NOTHING_COLLECTED && nodes == NOTHING_COLLECTED)); then
   exit "$NOTHING_COLLECTED"
 fi

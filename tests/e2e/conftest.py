@@ -21,7 +21,7 @@ def story() -> Story:
 
 @pytest.fixture(scope="session")
 def site(builder: Builder, story: Story, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """Three nodes, both images in their registry, a data set in a bucket, two namespaces; no chart is installed."""
+    """Three nodes with the trainer's image, a registry, a data set in a bucket, two namespaces; no chart yet."""
     folder = tmp_path_factory.mktemp("e2e")
     nodes = RealNodes(folder, count=3)
     try:
@@ -33,6 +33,7 @@ def site(builder: Builder, story: Story, tmp_path_factory: pytest.TempPathFactor
             found.push(builder)
             found.upload()
             found.namespaces()
+            found.pull()
             yield found
     except (ComponentMissing, MachineUnfit) as error:
         need_tool(str(error))

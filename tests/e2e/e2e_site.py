@@ -65,6 +65,19 @@ class Site:
         builder.push(image, f"{target}:{tag}", is_plain=True)
         return target, tag
 
+    def pull(self) -> None:
+        """Let every node fetch and unpack the trainer's image, as it has it after a cluster's first run."""
+        begun_s, image = time.monotonic(), ":".join(self.images["trainer"])
+        names = [f"pull-{node.name}" for node in self.nodes.nodes]
+        for name, node in zip(names, self.nodes.nodes, strict=True):
+            pod = restricted_pod(name, image, nodeName=node.name, restartPolicy="Never")
+            pod["spec"]["containers"][0]["command"] = ["python", "-c", ""]
+            kubectl(self.plane, "create", "-n", NAMESPACE, "-f", "-", stdin=json.dumps(pod))
+        done = ("--for=jsonpath={.status.phase}=Succeeded", "--timeout=300s")
+        kubectl(self.plane, "wait", "-n", NAMESPACE, *done, *(f"pod/{name}" for name in names))
+        kubectl(self.plane, "delete", "pod", "-n", NAMESPACE, *names)
+        self.story(f"the trainer's image is on every node ({time.monotonic() - begun_s:.1f} s)")
+
     def upload(self, folder: Path = DATA, prefix: str = "blood-cells") -> None:
         """Put a data set into a bucket; buckets are made where they are missing."""
         import obstore  # noqa: PLC0415 - loads a runtime
@@ -197,6 +210,13 @@ class Site:
         living = [pod for pod in running if not pod["metadata"].get("deletionTimestamp")]
         return sorted(living, key=lambda pod: str(pod["metadata"]["name"]))
 
+    def ended_check(self, name: str) -> dict[str, Any]:
+        """Return the pod of a run's check."""
+        selector = f"sam3ft.dev/role=preflight,sam3ft.dev/run={name}"
+        (found,) = json.loads(self.in_lab("get", "pods", "-l", selector, "-o", "json"))["items"]
+        pod: dict[str, Any] = found
+        return pod
+
     def node_of(self, pod: dict[str, Any]) -> RealNode:
         """Return the node of a pod."""
         return next(node for node in self.nodes.nodes if node.name == pod["spec"]["nodeName"])
@@ -211,6 +231,15 @@ class Site:
         talking = [pod for role in ("worker", "preflight", "coordinator") for pod in self.pods(name, role)]
         parts += [self.in_lab("logs", pod["metadata"]["name"], "--tail=40") for pod in talking]
         return "\n".join(parts)[-20_000:]
+
+
+def restricted_pod(name: str, image: str, **spec: Any) -> dict[str, Any]:
+    """Return a pod of one container that a namespace of restricted pods takes."""
+    safe = {"readOnlyRootFilesystem": True, "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    security = {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}}
+    containers = [{"name": "main", "image": image, "securityContext": safe}]
+    whole = {"containers": containers, "securityContext": security, **spec}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": whole}
 
 
 def phase_of(run: Run) -> str:

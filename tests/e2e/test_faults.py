@@ -5,17 +5,15 @@ What each fault has cost is printed with its parts: until a new pod ran, a group
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from datetime import datetime
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from control_plane import kubectl
 from e2e_site import OPERATORS, Site, phase_of, step_of
-from recovery import ProgressWatch, Recovery, recovery_of
+from striking import WITHIN_S, Struck
 from waiting import wait_for, wait_until
 
-from sam3ft_api import names
 from sam3ft_trainer.data.order import step_of_cursor
 from sam3ft_trainer.store.reading import RunReader
 from sam3ft_trainer.store.records import ClaimEntry, CommitEntry, CommitMeta
@@ -24,58 +22,6 @@ from sam3ft_trainer.store.uri import open_store
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600)]
 RUN = "struck"
 STEPS, BATCH, EVERY = 700, 6, 10
-RECOVERED_WITHIN_S = 180
-_PAUSE_S = 0.5
-"""Between two questions to the API server: kubectl costs the cores that the run needs."""
-Act = Callable[[], float | None]
-"""Strikes, and returns when a pod that replaces another one ran, in seconds since the epoch; None without one."""
-
-
-class Struck:
-    """The run, and what each fault has cost it."""
-
-    def __init__(self, site: Site) -> None:
-        """Remember the cluster."""
-        self.site, self.costs = site, dict[str, Recovery]()
-
-    def workers(self) -> list[dict[str, Any]]:
-        """Return the running workers, by index."""
-        return self.site.pods(RUN, "worker")
-
-    def strike(self, what: str, act: Act, *, regroups: bool = True) -> Recovery:
-        """Let something happen to a run that trains, and wait until it trains as before, in a new group or the old."""
-        site = self.site
-        with ProgressWatch(site.plane, "lab", names.coordinator_name(RUN)) as watch:
-            wait_until(lambda: len({it.step for it in watch.moments} - {0}) > 2, within_s=RECOVERED_WITHIN_S)
-            fault_s = time.time()
-            site.story(f"{what}, at step {watch.moments[-1].step}")
-            pod_running_s = act()
-
-            def cost() -> Recovery | None:
-                time.sleep(_PAUSE_S)
-                assert phase_of(site.run(RUN)) != "Failed", site.tell(RUN)
-                return recovery_of(watch.moments, fault_s=fault_s, pod_running_s=pod_running_s, regroups=regroups)
-
-            found: Recovery = wait_for(f"a step after: {what}", cost, within_s=RECOVERED_WITHIN_S)
-        self.costs[what] = found
-        site.story(f"{what}: {found}")
-        return found
-
-    def replaced(self, uid: str) -> float:
-        """Wait until all wanted workers run without this one, and return when the newest of them began."""
-
-        def others() -> list[dict[str, Any]]:
-            time.sleep(_PAUSE_S)
-            found = [pod for pod in self.workers() if pod["metadata"]["uid"] != uid]
-            return found if len(found) == 2 else []
-
-        pods: list[dict[str, Any]] = wait_for("a replacement", others, within_s=RECOVERED_WITHIN_S)
-        return max(_started_s(pod) for pod in pods)
-
-
-def _started_s(pod: dict[str, Any]) -> float:
-    begun = pod["status"]["containerStatuses"][0]["state"]["running"]["startedAt"]
-    return datetime.fromisoformat(begun).timestamp()
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +43,7 @@ def struck(installed: Site) -> Iterator[Struck]:
     installed.wait(
         RUN, "both workers train", lambda run: step_of(run) >= EVERY + 1 and len(installed.pods(RUN, "worker")) == 2
     )
-    yield Struck(installed)
+    yield Struck(installed, RUN)
     for node in installed.nodes.nodes:
         node.heal()
 
@@ -145,7 +91,7 @@ def test_the_coordinator_is_killed(struck: Struck) -> None:
     wait_for(
         "another coordinator",
         lambda: [it for it in site.pods(RUN, "coordinator") if it["metadata"]["uid"] != pod["metadata"]["uid"]],
-        within_s=RECOVERED_WITHIN_S,
+        within_s=WITHIN_S,
     )
     site.wait(RUN, "it has gone on", lambda run: step_of(run) > before)
     took_s, done = time.monotonic() - begun_s, site.step(RUN) - before
