@@ -28,7 +28,7 @@ FAMILIES = {
     "cut streams": Faults(watches=("cut",)),
     "error events": Faults(watches=("error",)),
     "conflicts": Faults(requests=("conflict",)),
-    "expired": Faults(requests=("gone",)),
+    "expired": Faults(requests=("gone",), share=0.6),  # watches and second pages alone can expire, and they are few
     "too many requests": Faults(requests=("busy",)),
     "internal errors": Faults(requests=("internal error",)),
     "unavailable": Faults(requests=("unavailable",)),
