@@ -81,7 +81,7 @@ class RealNodes:
             self.stop()
 
     def stop(self) -> None:
-        """End everything and remove what is outside of the folder; also after a start that failed."""
+        """End everything and remove what is outside of the folder, and images; also after a start that failed."""
         if self._policies is not None:
             self._policies.stop()
             self._policies = None
@@ -91,6 +91,9 @@ class RealNodes:
             server.stop()
         self._servers.clear()
         sweep(self.folder)
+        # Gigabytes that nobody reads again; logs and buckets stay.
+        for heavy in [self.folder / "registry", *(node.folder / "containerd" for node in self.nodes)]:
+            shutil.rmtree(heavy, ignore_errors=True)
 
     def _start(self, plane: ControlPlane) -> None:
         sweep(self.folder)

@@ -2,6 +2,7 @@
 
     python tools/images/images.py build [operator] [trainer] [--variant cpu-test] [--base IMAGE] [--index-url URL]
     python tools/images/images.py push operator trainer --registry 127.0.0.1:5000
+    python tools/images/images.py sbom operator --prefix ghcr.io/sam3ft --tag 0.1.0    of images that are here already
     python tools/images/images.py base                      the base for tests, where no registry can be reached
 
 Images are called PREFIX/operator:TAG and PREFIX/trainer:TAG (`--prefix sam3ft --tag dev`). Progress goes to standard
@@ -52,9 +53,13 @@ def build(builder: Builder, name: str, given: argparse.Namespace) -> dict[str, A
     image = image_name(name, given)
     started = time.monotonic()
     builder.build(ROOT, Path("docker") / f"{name}.Dockerfile", image, arguments)
-    seconds = time.monotonic() - started
+    return describe(builder, name, image, seconds=round(time.monotonic() - started, 1))
+
+
+def describe(builder: Builder, name: str, image: str, *, seconds: float = 0.0) -> dict[str, Any]:
+    """Write the SBOM of an image that is here; returns its facts, with the seconds that its build took."""
     with builder.opened(image) as (layers, root):
-        facts = {"image": image, "seconds": round(seconds, 1), "bytes": sum(layers), "layers": layers}
+        facts = {"image": image, "seconds": seconds, "bytes": sum(layers), "layers": layers}
         document = sbom_of(root, name=image, version=version())
     target = ROOT / "dist" / f"{name}.cdx.json"
     target.parent.mkdir(exist_ok=True)
@@ -120,7 +125,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for name in given.names or IMAGES:
                 builder.push(image_name(name, given), f"{given.registry}/{image_name(name, given)}")
         else:
-            facts = [build(builder, name, given) for name in given.names or IMAGES]
+            names = given.names or IMAGES
+            if given.action == "sbom":
+                facts = [describe(builder, name, image_name(name, given)) for name in names]
+            else:
+                facts = [build(builder, name, given) for name in names]
             print(json.dumps(facts) if given.output == "json" else table(facts))
     except NoBuilder as error:
         print(f"images: {error}", file=sys.stderr)
@@ -140,7 +149,7 @@ def _name(text: str) -> str:
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options; ends the process for arguments that do not exist."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("action", choices=("build", "push", "base"))
+    parser.add_argument("action", choices=("build", "push", "sbom", "base"))
     parser.add_argument("names", nargs="*", type=_name, metavar="NAME", help="operator, trainer; or both")
     parser.add_argument("--prefix", default="sam3ft", help="of the images' names (default: %(default)s)")
     parser.add_argument("--tag", default="dev", help="of the images (default: %(default)s)")
