@@ -7,7 +7,6 @@ import socket
 import tempfile
 import threading
 from pathlib import Path
-from typing import BinaryIO
 
 HOST = "127.0.0.1"
 _PORTS = range(20000, 30000)
@@ -18,7 +17,7 @@ class _Ledger:
 
     def __init__(self) -> None:
         self._owner = -1
-        self._file: BinaryIO
+        self._descriptor = -1
         self._given: set[int] = set()
         self._one_at_a_time = threading.Lock()
 
@@ -27,11 +26,13 @@ class _Ledger:
         with self._one_at_a_time:
             if self._owner != os.getpid():  # locks stay with the parent when a process forks
                 path = Path(tempfile.gettempdir()) / f"sam3ft-ports-{os.getuid()}"
-                self._file, self._given, self._owner = path.open("ab"), set(), os.getpid()
+                # It stays open until the process ends, which is when its ports are free again.
+                self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+                self._given, self._owner = set(), os.getpid()
             if port in self._given:
                 return False
             try:
-                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+                fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
             except OSError:
                 return False
             self._given.add(port)
