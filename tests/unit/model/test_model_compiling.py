@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, fx
+from torch import Tensor, distributed, fx
 from torch._dynamo import register_backend, reset
 from torch._dynamo.exc import TorchDynamoException
+from torch.nn.parallel import DistributedDataParallel
 from transformers import Sam3Model
 
 from sam3ft_api.errors import InvalidConfig
@@ -79,6 +80,26 @@ def test_loss_and_gradients_are_those_of_the_plain_run(
         # Some gradients are zero but for rounding, such as those of the keys' biases.
         allowed = 1e-4 * float(gradient.abs().max()) + 1e-6 * largest
         assert float((same[name] - gradient).abs().max()) <= allowed, name
+
+
+def test_under_ddp_too(sam3: Sam3Model, inputs: tuple[Tensor, ...], weighted_sum: Callable[[Predictions], Tensor]):
+    config = ModelConfig(dropout=0.0, attention_dropout=0.0)
+    loss, gradients = run(sam3, config, inputs, weighted_sum, None)
+    sam3.zero_grad()
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        model = TrainingModel(sam3, config, compiler=LayerCompiler(backend="counting")).train()
+        network = DistributedDataParallel(model, find_unused_parameters=True)
+        torch.manual_seed(4)
+        again = weighted_sum(network(*inputs, o2m=True, masks=True))
+        again.backward()
+    finally:
+        distributed.destroy_process_group()
+
+    torch.testing.assert_close(again.detach(), loss)
+    found = {name for name, p in sam3.named_parameters() if p.grad is not None and bool(p.grad.any())}
+    assert {name for name, gradient in gradients.items() if bool(gradient.any())} == found
+    assert 2 + 6 == len(graphs), "not cut at DDP's buckets"
 
 
 def test_equal_layers_share_one_form_and_later_steps_compile_nothing(

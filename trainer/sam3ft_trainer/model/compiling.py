@@ -76,7 +76,10 @@ class LayerCompiler:
 @functools.cache
 def _compiled(function: Callable[..., Result], backend: str, *, dynamic: bool | None) -> Callable[..., Result]:
     """Return `function` compiled as a whole; `dynamic` as torch has it."""
-    torch._dynamo.config.recompile_limit = MOST_VARIANTS  # noqa: SLF001 - the documented place of this setting
+    config = torch._dynamo.config  # noqa: SLF001 - the documented place of these settings
+    config.recompile_limit = MOST_VARIANTS
+    # It cuts graphs at DDP's buckets, for sums of gradients to begin in between; layers are such pieces already.
+    config.optimize_ddp = False
     return torch.compile(function, fullgraph=True, backend=backend, dynamic=dynamic)
 
 
