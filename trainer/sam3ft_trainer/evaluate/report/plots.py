@@ -4,12 +4,10 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _INK, _GRID = "#010203", "#040506"
 """Stand-ins in the drawing, replaced by the page's variables."""
@@ -75,6 +73,10 @@ def curve(series: Sequence[Series], *, percent: bool = False, log: bool = False,
     drawn = [item for item in series if any(value is not None for value in item.y)][: len(_SERIES)]
     if not drawn:
         return ""
+    # Every worker loads this module, rank 0 draws once, at the end; in a fresh container the import looks for fonts.
+    import matplotlib as mpl  # noqa: PLC0415
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(6.2, 2.9), layout="constrained")
         axes = figure.subplots()
@@ -86,7 +88,7 @@ def curve(series: Sequence[Series], *, percent: bool = False, log: bool = False,
     return _inline(buffer.getvalue())
 
 
-def _draw(axes: Axes, item: Series, color: str, scale: float) -> None:
+def _draw(axes: "Axes", item: Series, color: str, scale: float) -> None:
     y = [float("nan") if value is None else value * scale for value in item.y]
     line = axes.plot(list(item.x), y, color=color, label=item.name)[0]
     if item.faint:
@@ -96,7 +98,9 @@ def _draw(axes: Axes, item: Series, color: str, scale: float) -> None:
         line.set_markersize(4.5)
 
 
-def _finish(axes: Axes, drawn: Sequence[Series], *, percent: bool, log: bool, marker: float | None) -> None:
+def _finish(axes: "Axes", drawn: Sequence[Series], *, percent: bool, log: bool, marker: float | None) -> None:
+    from matplotlib.ticker import MaxNLocator  # noqa: PLC0415 - as above
+
     axes.grid(axis="y")
     axes.set_axisbelow(True)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
