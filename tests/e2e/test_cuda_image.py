@@ -12,7 +12,7 @@ from images import TEST_BUILD_BASE, build, image_name, parse
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(5400)]
 RUN = "cuda"
-ROOM_BYTES = 30 << 30
+ROOM_BYTES = 45 << 30
 """For its layers in the builder, in the registry, and in a node."""
 
 
