@@ -19,8 +19,8 @@ class RuntimeConfig(Section):
     activation_checkpointing: Literal["auto", "none"] | tuple[Part, ...] = "auto"
     """Parts recomputed in backward."""
     compile: Compile = "auto"
-    """Compile the model's layers on CUDA: faster steps for a minute or two at the start. auto does it where the machine
-    has what that needs, a C compiler among it."""
+    """Compile the model's layers on CUDA: steps are faster, the first ones wait a minute or two for the compiler. auto
+    does it where the machine has what that needs, a C compiler among it."""
     threads: Annotated[Whole, Field(ge=1, le=1024)] | None = None
     """CPU threads per process; None shares the cores. Recorded in the commit."""
     decode_threads: Annotated[Whole, Field(ge=1, le=256)] | None = None

@@ -6,7 +6,6 @@ folder it came from, and so that attention dropout and drop path, which `Sam3Mod
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 
@@ -52,6 +51,6 @@ def branch_scales(x: Tensor, rate: float) -> tuple[Tensor, Tensor]:
     shape = (x.shape[0],) + (1,) * (x.ndim - 1)
     if rate == 0.0:
         # Two tensors: a compiled block would take one that is passed twice for another case.
-        return torch.ones(shape, dtype=x.dtype, device=x.device), torch.ones(shape, dtype=x.dtype, device=x.device)
-    draws = [torch.empty(shape, dtype=x.dtype, device=x.device).bernoulli_(1 - rate).div_(1 - rate) for _ in range(2)]
-    return draws[0], draws[1]
+        return x.new_ones(shape), x.new_ones(shape)
+    first, second = (x.new_empty(shape).bernoulli_(1 - rate).div_(1 - rate) for _ in range(2))
+    return first, second
