@@ -20,8 +20,8 @@ from sam3ft_api.training import CheckpointConfig, ExportConfig, IdentityConfig, 
 from sam3ft_api.worker import ENV_CACHE_DIR
 from sam3ft_api.yaml import load_finetune, read_yaml
 from sam3ft_launch.assignments import assign
+from sam3ft_launch.folder.rundir import RunDir
 from sam3ft_launch.local.devices import choose_processes, num_gpus
-from sam3ft_launch.local.rundir import RunDir
 
 AnyUriSection = TypeVar("AnyUriSection", CheckpointConfig, ExportConfig)
 

@@ -22,8 +22,9 @@ from sam3ft_operator.views import child_of, place_of
 _log = logging.getLogger(__name__)
 
 SELECTOR = f"{names.LABEL_MANAGED_BY}={names.MANAGER}"
-PAGE = 500
-"""Objects in one page of a list."""
+PAGE = 100
+"""Objects in one page of a list. A page is in memory for a moment, as JSON and as objects, and what other threads keep
+meanwhile lies among them, so that the process stays larger by a part of it: 16 MiB with 500 pods, 4 MiB with 100."""
 SERVER_TIMEOUT_S = 280
 """After this the server ends a watch, and another begins from where it was."""
 SILENCE_S = 100.0
@@ -72,7 +73,9 @@ def list_children(
     accept = METADATA_LIST if kind in BY_METADATA else JSON
     query: dict[str, Any] = {"labelSelector": SELECTOR, "limit": PAGE}
     children: dict[Place, Child] = {}
-    while True:
+
+    def take_page() -> tuple[str | None, int]:
+        # A function of its own, so that no page is kept beside the next one.
         page = api.list(kind, namespace, query, accept=accept)
         for body in page.get("items") or []:
             place = place_of(body)
@@ -81,9 +84,12 @@ def list_children(
                 children[place] = child
             elif (found := child_of(kind, body)) is not None:
                 children[place] = found[1]
-        token = (page.get("metadata") or {}).get("continue")
+        return (page.get("metadata") or {}).get("continue"), version_of(page)
+
+    while True:
+        token, version = take_page()
         if not token:
-            return Listed(children, version_of(page))
+            return Listed(children, version)
         query["continue"] = token
         read()
 

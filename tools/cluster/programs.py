@@ -27,6 +27,11 @@ class Program:
         """Process id of the running process; raises RuntimeError when there is none."""
         return self._running().pid
 
+    @property
+    def is_running(self) -> bool:
+        """The process has been started and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
     def start(self) -> None:
         """Start the process, also again after `stop`; its output is appended to the log."""
         self._output = self.log.open("ab")

@@ -7,9 +7,9 @@ import typer
 
 from sam3ft_api.errors import InvalidConfig
 from sam3ft_launch.backend import Handle
+from sam3ft_launch.folder.rundir import RUNS_FOLDER, RunDir
 from sam3ft_launch.local.backend import LocalBackend
 from sam3ft_launch.local.record import RunRecord, read_record
-from sam3ft_launch.local.rundir import RUNS_FOLDER, RunDir
 from sam3ft_launch.prepare import load
 
 RunArgument = Annotated[

@@ -15,9 +15,9 @@ from sam3ft_launch.cli.follow import follow, view_for
 from sam3ft_launch.cli.output import OutputFormat, emit
 from sam3ft_launch.cli.summary import ending, ending_lines
 from sam3ft_launch.cli.trainer import ask_trainer, show_trainer
+from sam3ft_launch.folder.rundir import DATASET_FILE, RUNS_FOLDER, RunDir
 from sam3ft_launch.local.backend import LocalBackend
 from sam3ft_launch.local.record import RunRecord, read_record
-from sam3ft_launch.local.rundir import DATASET_FILE, RUNS_FOLDER, RunDir
 from sam3ft_launch.prepare import Prepared, new_uid, plan_here
 
 

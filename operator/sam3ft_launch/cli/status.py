@@ -10,8 +10,8 @@ from sam3ft_launch.cli.live import duration, progress_rows
 from sam3ft_launch.cli.locate import RunArgument, backend_of, handle_of, locate
 from sam3ft_launch.cli.output import OutputFormat, OutputOption, emit, print_rows
 from sam3ft_launch.cli.summary import places
+from sam3ft_launch.folder.rundir import RunDir
 from sam3ft_launch.local.record import RunRecord
-from sam3ft_launch.local.rundir import RunDir
 
 
 @placed()

@@ -7,8 +7,8 @@ from typing import Any
 from sam3ft_api.exit_codes import ExitCode, rule_for
 from sam3ft_launch.backend import Observed, RunState
 from sam3ft_launch.cli.scores import FinalScores, read_scores, score_lines
-from sam3ft_launch.local.last_word import read_last_word
-from sam3ft_launch.local.rundir import RunDir
+from sam3ft_launch.folder.last_word import read_last_word
+from sam3ft_launch.folder.rundir import RunDir
 
 
 def places(folder: RunDir) -> dict[str, str]:

@@ -12,12 +12,12 @@ from sam3ft_api.errors import Fenced, Sam3ftError, StorageDenied
 from sam3ft_api.exit_codes import ExitCode
 from sam3ft_api.plan import JobPlan
 from sam3ft_launch.backend import Capabilities, Handle, Observed, RunState, TransientError, Unsupported
-from sam3ft_launch.local.last_word import read_progress
-from sam3ft_launch.local.logs import follow_lines, last_lines
+from sam3ft_launch.folder.last_word import read_progress
+from sam3ft_launch.folder.logs import follow_lines, last_lines
+from sam3ft_launch.folder.rundir import RunDir
+from sam3ft_launch.folder.stop import StopRequest, write_stop_request
 from sam3ft_launch.local.process import is_alive, send_signal, tether
 from sam3ft_launch.local.record import Phase, RunRecord, read_record
-from sam3ft_launch.local.rundir import RunDir
-from sam3ft_launch.local.stop import StopRequest, write_stop_request
 from sam3ft_launch.local.submission import COORDINATOR_COMMAND, LAUNCHER_COMMAND, LocalSubmission
 
 SUPERVISOR_COMMAND = (sys.executable, "-m", "sam3ft_launch.local.supervisor")

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sam3ft_api.plan import RestartBudget
 from sam3ft_api.worker import ENV_TOKEN
-from sam3ft_launch.local.rundir import RunDir
+from sam3ft_launch.folder.rundir import RunDir
 
 COORDINATOR_COMMAND = (sys.executable, "-m", "sam3ft_launch.coordinator")
 LAUNCHER_COMMAND = (sys.executable, "-m", "sam3ft_trainer.run.launcher")

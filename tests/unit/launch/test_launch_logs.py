@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sam3ft_launch.local.logs import follow_lines, last_lines
+from sam3ft_launch.folder.logs import follow_lines, last_lines
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_the_last_lines_written_before_the_end_are_not_lost(path: Path):
 
 
 def test_a_character_cut_in_two_is_shown_whole(path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("sam3ft_launch.local.logs._POLL_S", 0.0)
+    monkeypatch.setattr("sam3ft_launch.folder.logs._POLL_S", 0.0)
     data = "näh 漢字 🙂\n".encode()
     path.write_bytes(b"")
     position = iter(range(1, len(data) + 1))

@@ -6,8 +6,8 @@ import pytest
 
 from sam3ft_api.errors import InvalidConfig
 from sam3ft_api.plan import RestartBudget
+from sam3ft_launch.folder.rundir import RunDir
 from sam3ft_launch.local.devices import choose_processes, num_gpus
-from sam3ft_launch.local.rundir import RunDir
 from sam3ft_launch.prepare import Prepared, load, plan_here, prepare_config
 
 YAML = """\

@@ -4,7 +4,7 @@ import pytest
 
 from sam3ft_api.exit_codes import EXIT_RULES, ExitCode
 from sam3ft_api.plan import RestartBudget
-from sam3ft_launch.local.restart import LONGEST_DELAY_S, EndRun, LauncherEnd, StartAgain, decide_restart
+from sam3ft_launch.restart import LONGEST_DELAY_S, EndRun, LauncherEnd, StartAgain, decide_restart
 
 
 def end(code: int, *, at_s: float = 0.0, word: bool = False, commit: int | None = None) -> LauncherEnd:

@@ -8,12 +8,12 @@ import pytest
 
 from sam3ft_api.errors import Fenced, StorageDenied
 from sam3ft_api.exit_codes import ExitCode
-from sam3ft_launch.local.rundir import RunDir
+from sam3ft_launch.folder.rundir import RunDir
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from sam3ft_launch.local.rundir import RunDir
+from sam3ft_launch.folder.rundir import RunDir
 with RunDir(Path(sys.argv[1])).driving():
     print("held", flush=True)
     time.sleep(60)
