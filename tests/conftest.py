@@ -13,7 +13,7 @@ from xdist.scheduler import LoadScopeScheduling
 from sam3ft_api.worker import ENV_CACHE_DIR
 from sam3ft_faults.record import Figures, figures_file, this_machine
 
-pytest_plugins = ["component_fixtures", "cluster_fixtures", "image_fixtures"]
+pytest_plugins = ["component_fixtures", "cluster_fixtures", "image_fixtures", "slurm_fixtures"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

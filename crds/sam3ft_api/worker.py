@@ -40,6 +40,9 @@ DATA_CREDENTIALS_PREFIX = "SAM3FT_DATA_"
 """Prefix of the variables that hold the credentials for reading data, before AWS_, GOOGLE_ or AZURE_."""
 ENV_EVICTION_GRACE_S = "SAM3FT_EVICTION_GRACE_S"
 """Seconds from a request to stop until the workers are killed; absent when nobody can say."""
+ENV_SIGNALS_REACH_WORKERS = "SAM3FT_SIGNALS_REACH_WORKERS"
+"""Set to 1 where whoever signals a launcher signals all processes below it, as SLURM does with a step: workers then
+ignore the signals that ask the launcher to stop, and the launcher ends them with SIGKILL."""
 ENV_CACHE_DIR = "SAM3FT_CACHE_DIR"
 """Folder on this node that outlives a worker, shared by the workers of the node: images, data indexes, and a copy of
 the newest commit. Without it nothing is cached."""

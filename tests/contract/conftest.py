@@ -4,13 +4,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from backend_bench import Bench, local_bench
+from backend_bench import Bench, local_bench, slurm_bench
+from slurm_site import SlurmSite
 
 
-@pytest.fixture(params=[pytest.param(local_bench, id="local")])
+@pytest.fixture(params=["local", "slurm"])
 def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
     """A backend without runs; whatever a test leaves running is ended."""
-    bench: Bench = request.param(tmp_path)
+    if request.param == "local":
+        bench = local_bench(tmp_path)
+    else:
+        site: SlurmSite = request.getfixturevalue("slurm_site")
+        bench = slurm_bench(tmp_path, site)
     yield bench
     for handle in bench.handles:
         bench.backend.delete(handle)

@@ -5,6 +5,7 @@
 #   openssl       certificates of a store with an authority of its own
 #   gcc, binutils libraries that stand in for others
 #   containerd... real nodes of the test cluster, and a registry of images
+#   SLURM         controller, nodes and their authentication; slurmdbd and MariaDB for a site with accounting
 #   Ceph          a second S3 server, monitor, object store daemon and gateway, 200 MB
 set -euo pipefail
 
@@ -23,6 +24,9 @@ need iptables iptables
 need conntrack conntrack
 need docker-registry docker-registry
 [ -x /usr/lib/cni/bridge ] || packages+=(containernetworking-plugins)
+for program in slurmctld slurmd sbatch munged; do
+  PATH=$PATH:/usr/sbin need "$program" slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge
+done
 for program in radosgw radosgw-admin ceph-mon ceph-osd ceph-authtool monmaptool; do
   need "$program" radosgw ceph-mon ceph-osd ceph-common
 done

@@ -23,6 +23,7 @@ from sam3ft_launch.coordinator.settings import Settings
 _log = logging.getLogger("sam3ft_launch.coordinator")
 _DESCRIPTORS = 4 * limits.MAX_NODES
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_LEAVE_POLL_S = 0.2
 
 
 def parse_address(text: str) -> Address:
@@ -62,6 +63,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--attempt", type=int, default=defaults.attempt, help="launchers of another one are refused")
     parser.add_argument("--gate-deadline-s", type=float, default=defaults.gate_deadline_s)
     parser.add_argument("--silence-s", type=float, default=defaults.silence_s)
+    parser.add_argument(
+        "--last-to-leave",
+        action="store_true",
+        help="SIGTERM and SIGUSR2, which launchers beside it get as well, end it when the last of them has gone",
+    )
     return parser
 
 
@@ -93,17 +99,33 @@ async def serve(arguments: argparse.Namespace, settings: Settings, token: str) -
     server = Server(settings, token=token)
     launchers, viewers = await server.listen(arguments.listen, arguments.progress_listen)
     stop = asyncio.Event()
+    asked = asyncio.Event() if arguments.last_to_leave else stop
+    loop = asyncio.get_running_loop()
     for number in _STOP_SIGNALS:
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, stop.set if number == signal.SIGINT else asked.set)
+    if arguments.last_to_leave:
+        loop.add_signal_handler(signal.SIGUSR2, asked.set)
     _log.info("launchers connect to %s:%d", launchers.host, launchers.port)
     _log.info("http://%s:%d/progress shows the run", viewers.host, viewers.port)
     if arguments.port_file is not None:
         write_port_file(arguments.port_file, launchers, viewers)
-    await serve_until(stop.wait, server)
+    leaving = asyncio.create_task(_leave_last(asked, stop, server))
+    try:
+        await serve_until(stop.wait, server)
+    finally:
+        leaving.cancel()
+
+
+async def _leave_last(asked: asyncio.Event, stop: asyncio.Event, server: Server) -> None:
+    """Stop once it has been asked for and no launcher is there."""
+    await asked.wait()
+    while server.num_launchers:
+        await asyncio.sleep(_LEAVE_POLL_S)
+    stop.set()
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the coordinator and return its exit code: 0 after SIGTERM or SIGINT, 10 for wrong settings."""
+    """Run the coordinator and return its exit code: 0 after a signal that stops it, 10 for wrong settings."""
     arguments = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s coordinator: %(message)s", stream=sys.stderr)
     max_nodes = arguments.nodes if arguments.max_nodes is None else arguments.max_nodes

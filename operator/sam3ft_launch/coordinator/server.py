@@ -85,6 +85,11 @@ class Server:
             "/healthz": lambda _: ("text/plain", b"ok\n"),
         }
 
+    @property
+    def num_launchers(self) -> int:
+        """Launchers that are connected and have introduced themselves."""
+        return len(self._writers)
+
     async def listen(self, launchers: Address, viewers: Address) -> tuple[Address, Address]:
         """Open both ports and return where they really are.
 

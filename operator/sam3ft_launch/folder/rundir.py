@@ -1,9 +1,11 @@
-"""The folder of one local run: what lies where, and who may drive it.
+"""The folder of one run, on this machine or shared by the nodes of a SLURM site: what lies where, and who may drive it.
 
 runs/blood-cells/
     finetune.yaml      the file as it was given
     config.json        the config document that the trainer reads
     run.json           the supervisor's record: phase, processes, exit code
+    slurm.json         instead of it on SLURM: name and number of the job
+    attempt-1.sbatch   the batch script; beside it attempt-1.env, readable by its owner alone
     lock               held while a supervisor or its launcher lives
     work/              logs, progress.json, events.jsonl, report.html
     checkpoints/       commits, unless checkpoint.uri says otherwise
@@ -54,6 +56,32 @@ class RunDir:
     def lock(self) -> Path:
         """The lock file; its content is of no meaning."""
         return self.root / "lock"
+
+    @property
+    def slurm(self) -> Path:
+        """What the login node has written down about the run's job on SLURM."""
+        return self.root / "slurm.json"
+
+    @property
+    def slurm_job(self) -> Path:
+        """The job's own report."""
+        return self.work / "slurm-job.json"
+
+    def slurm_script(self, attempt: int) -> Path:
+        """Batch script of an attempt."""
+        return self.root / f"attempt-{attempt}.sbatch"
+
+    def slurm_environment(self, attempt: int) -> Path:
+        """Variables of an attempt, the run's key among them: for this user alone."""
+        return self.root / f"attempt-{attempt}.env"
+
+    def slurm_owner(self, attempt: int) -> Path:
+        """Number of the one job that an attempt belongs to, written by the job itself."""
+        return self.work / f"attempt-{attempt}.job"
+
+    def node_work(self, slot: int) -> Path:
+        """Work folder of one node of several that share this folder."""
+        return self.work if slot == 0 else self.work / f"node-{slot}"
 
     @property
     def stop_request(self) -> Path:
@@ -140,7 +168,8 @@ class RunDir:
     def remove_state(self) -> None:
         """Remove everything but checkpoints and model; the folder too when nothing is left. Hold the lock."""
         shutil.rmtree(self.work, ignore_errors=True)
-        for path in (self.finetune, self.config, self.record, self.stop_request, self.lock):
+        of_attempts = [path for form in ("sbatch", "env") for path in self.root.glob(f"attempt-*.{form}")]
+        for path in (self.finetune, self.config, self.record, self.slurm, self.stop_request, self.lock, *of_attempts):
             path.unlink(missing_ok=True)
         try:
             self.root.rmdir()

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sam3ft_api.errors import StorageDenied
 from sam3ft_api.files import write_atomically
+from sam3ft_launch.folder.ends import PastEnd
 from sam3ft_launch.local.process import ProcessIdentity, is_alive
 
 
@@ -19,17 +20,6 @@ class Phase(StrEnum):
     RESTARTING = "restarting"
     STOPPING = "stopping"
     ENDED = "ended"
-
-
-class PastEnd(BaseModel):
-    """One end of the launcher within the attempt, for `sam3ft status`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    code: int
-    reason: str
-    at_unix_s: float
-    commit_step: int | None = None
 
 
 class RunRecord(BaseModel):

@@ -19,12 +19,13 @@ from sam3ft_api.errors import Fenced, Sam3ftError
 from sam3ft_api.exit_codes import ExitCode, rule_for
 from sam3ft_api.files import write_atomically
 from sam3ft_api.termination import Termination
+from sam3ft_launch.folder.ends import PastEnd
 from sam3ft_launch.folder.last_word import read_commit_step, read_last_word
 from sam3ft_launch.folder.rundir import RunDir
 from sam3ft_launch.folder.stop import read_stop_request
 from sam3ft_launch.local.children import Coordinator, Launcher
 from sam3ft_launch.local.process import own_identity
-from sam3ft_launch.local.record import PastEnd, Phase, RunRecord, read_record, write_record
+from sam3ft_launch.local.record import Phase, RunRecord, read_record, write_record
 from sam3ft_launch.local.submission import LocalSubmission
 from sam3ft_launch.restart import EndRun, LauncherEnd, decide_restart
 

@@ -23,6 +23,8 @@ for option in ("--config", "--work-dir", "--nproc", "--coordinator", "--attempt"
     parser.add_argument(option, required=True)
 for option in ("--max-restarts", "--restart-window-s", "--max-without-progress", "--eviction-grace-s"):
     parser.add_argument(option)
+for option in ("--node", "--slot", "--address"):  # a node of several is told these, too
+    parser.add_argument(option)
 arguments = parser.parse_args()
 work = Path(arguments.work_dir)
 

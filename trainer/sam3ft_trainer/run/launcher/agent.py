@@ -24,7 +24,7 @@ from torch.distributed.elastic.events.api import Event, EventSource
 from torch.distributed.elastic.multiprocessing.api import LogsDest, LogsSpecs, SubprocessContext
 
 from sam3ft_api.messages import Round
-from sam3ft_api.worker import Progress
+from sam3ft_api.worker import ENV_SIGNALS_REACH_WORKERS, Progress
 from sam3ft_trainer.run.launcher.commands import (
     Command,
     Exit,
@@ -278,6 +278,7 @@ class NodeAgent(LocalElasticAgent):
     def _signal_workers(self, *, force: bool) -> None:
         """Signal every living worker's session; SIGTERM once, SIGKILL later or at once."""
         running = self._running
+        force = force or os.environ.get(ENV_SIGNALS_REACH_WORKERS) == "1"  # they ignore SIGTERM
         if running is None or running.is_killed or (running.next_signal_s is not None and not force):
             return
         running.is_killed = force

@@ -14,6 +14,8 @@ import time
 
 _PR_SET_PDEATHSIG = 1
 ENV_LOG_FILE = "SAM3FT_LOG_FILE"
+_ENV_SIGNALS_REACH_WORKERS = "SAM3FT_SIGNALS_REACH_WORKERS"  # as in sam3ft_api.worker, which is not importable here
+_ASK_THE_LAUNCHER = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
 
 
 def main(argv: list[str]) -> None:
@@ -24,6 +26,9 @@ def main(argv: list[str]) -> None:
         sys.exit(128 + signal.SIGKILL)  # the launcher died before the kernel was told
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_DFL)
+    if os.environ.get(_ENV_SIGNALS_REACH_WORKERS) == "1":
+        for number in _ASK_THE_LAUNCHER:
+            signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, set())
     send_output_to_log()
     try:

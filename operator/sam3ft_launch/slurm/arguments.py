@@ -1,0 +1,23 @@
+"""Arguments that the three small programs of the batch script share."""
+
+import argparse
+from pathlib import Path
+
+from sam3ft_launch.folder.rundir import RunDir
+
+
+def parser_of(module: str, description: str) -> argparse.ArgumentParser:
+    """Return a parser with `--run-dir` and `--attempt`.
+
+    Args:
+        module: how the program is called.
+        description: first line of its help.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
+    parser.add_argument("--run-dir", type=_folder, required=True, metavar="DIR")
+    parser.add_argument("--attempt", type=int, required=True)
+    return parser
+
+
+def _folder(text: str) -> RunDir:
+    return RunDir(Path(text))

@@ -1,0 +1,102 @@
+"""`python -m sam3ft_launch.slurm.member`: on each node, find the coordinator, run the launcher, end with its code.
+
+A signal of SLURM's reaches every process of a step, so the launcher has it already, and it is not handed on. What is
+left to do here is what the launcher cannot know: somebody who cancels says how long saving may take.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from sam3ft_launch.folder.rundir import RunDir
+from sam3ft_launch.folder.stop import read_stop_request
+from sam3ft_launch.local.process import tether
+from sam3ft_launch.slurm.arguments import parser_of
+
+FOUND_WITHIN_S = 120.0
+"""A shared file system may show a new file to other nodes only after a minute."""
+_POLL_S = 0.1
+_NOT_FOUND = 22
+_ASKS = (signal.SIGTERM, signal.SIGUSR2)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the launcher and return its exit code; 22 when there is no coordinator."""
+    parser = parser_of("sam3ft_launch.slurm.member", "Find the coordinator, then run the launcher of this node.")
+    parser.add_argument("--port-file", type=Path, required=True)
+    parser.add_argument("command", nargs="+", help="the launcher's, without what only the node knows")
+    given = parser.parse_args(argv)
+    meeting = find_coordinator(given.port_file, within_s=FOUND_WITHIN_S)
+    if meeting is None:
+        print(f"no coordinator in {given.port_file} within {FOUND_WITHIN_S:g} s", file=sys.stderr)
+        return _NOT_FOUND
+    host, port = meeting
+    slot = int(os.environ.get("SLURM_NODEID", "0"))
+    folder = given.run_dir
+    work = folder.node_work(slot)
+    work.mkdir(parents=True, exist_ok=True, mode=0o700)
+    word = work / folder.last_word.name
+    word.unlink(missing_ok=True)
+    shown = f"[{host}]" if ":" in host else host
+    command = [
+        *given.command,
+        *("--config", str(folder.config), "--work-dir", str(work), "--termination-log", str(word)),
+        *("--coordinator", f"{shown}:{port}", "--address", own_address(host, port)),
+        *("--node", f"node-{slot}", "--slot", str(slot), "--attempt", str(given.attempt)),
+    ]
+    return run_launcher(command, folder, attempt=given.attempt)
+
+
+def run_launcher(command: Sequence[str], folder: RunDir, *, attempt: int) -> int:
+    """Run a launcher and return its exit code as a shell shows it; call from the main thread.
+
+    When the run is cancelled, the launcher is killed after the time that was granted.
+    """
+    asked: list[int] = []
+    for number in _ASKS:
+        signal.signal(number, lambda received, _frame: asked.append(received))
+    launcher = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=tether())  # noqa: PLW1509 - one thread
+    kill_at_s = float("inf")
+    while (code := launcher.poll()) is None:
+        if asked:
+            asked.clear()
+            request = read_stop_request(folder.stop_request, attempt=attempt)
+            kill_at_s = min(kill_at_s, time.monotonic() + request.grace_s) if request else kill_at_s
+        if time.monotonic() >= kill_at_s:
+            print("the time to save is over; killing the launcher", file=sys.stderr, flush=True)
+            launcher.kill()
+            kill_at_s = float("inf")
+        time.sleep(_POLL_S)
+    return 128 - code if code < 0 else code
+
+
+def find_coordinator(path: Path, *, within_s: float) -> tuple[str, int] | None:
+    """Return host and port from the coordinator's file, None when it does not come in time."""
+    give_up_s = time.monotonic() + within_s
+    while True:
+        try:
+            found = json.loads(path.read_bytes())
+            return str(found["host"]), int(found["port"])
+        except FileNotFoundError:
+            if time.monotonic() > give_up_s:
+                return None
+            os.scandir(path.parent).close()  # has a network file system look for new names
+            time.sleep(_POLL_S)
+
+
+def own_address(host: str, port: int) -> str:
+    """Return the address of this node from which it reaches the coordinator; nothing is sent."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, port))
+        return str(probe.getsockname()[0])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

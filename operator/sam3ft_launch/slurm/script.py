@@ -1,0 +1,236 @@
+"""The batch script of one attempt: plain text that a person can read, and submit by hand as it is.
+
+    batch script, on the first node
+        coordinator, a step of its own
+        launchers, one step over all nodes; signals of SLURM go to steps, and this one saves and ends
+        verdict, a short step: what follows from the launchers' end (`sam3ft_launch.slurm.verdict`)
+
+The script decides nothing: it asks, and then ends, begins again, or has SLURM put the job back into the queue. It does
+that itself because `scontrol` is outside of the containers.
+"""
+
+import math
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from sam3ft_api import names
+from sam3ft_api.errors import InvalidConfig
+from sam3ft_api.plan import JobPlan
+from sam3ft_api.worker import ENV_SIGNALS_REACH_WORKERS
+from sam3ft_launch.folder.rundir import RunDir
+from sam3ft_launch.kubernetes.quantities import num_bytes
+from sam3ft_launch.slurm.settings import SlurmSettings
+from sam3ft_launch.slurm.submission import RUN_FOLDER
+
+LAUNCHER_MODULE = "sam3ft_trainer.run.launcher"
+KILL_MARGIN_S = 10.0
+"""Seconds between the launchers' killing of their workers and the end of the time to save."""
+EARLY_S = 60
+"""SLURM may send the warning of a time limit so much earlier than asked for, and never later."""
+MARGIN_S = 30
+"""For the verdict and the way back into the queue, after the workers have saved."""
+SHORTEST_LIMIT_S = 120
+
+
+def render_script(plan: JobPlan, settings: SlurmSettings, folder: RunDir, *, launcher: Sequence[str] = ()) -> str:
+    """Return the batch script of one attempt; pure.
+
+    Args:
+        plan: what runs.
+        settings: of the site.
+        folder: the run folder, the same path on every node.
+        launcher: command that takes the place of `python -m sam3ft_trainer.run.launcher`; empty for that.
+
+    Raises:
+        InvalidConfig: the run folder's path means something to SLURM or a shell, or the time limit is too short.
+    """
+    if not RUN_FOLDER.fullmatch(str(folder.root)):
+        raise InvalidConfig(
+            f"run folder {str(folder.root)!r}: on SLURM its path may hold letters, digits, spaces and _ . , : + = @ - "
+            "alone; name another one with --run-dir"
+        )
+    python = settings.python or (sys.executable if settings.runtime == "none" else "python")
+    return "\n".join(
+        [
+            "#!/bin/bash",
+            f"# Fine-tunes {plan.name}, attempt {plan.attempt}; written by sam3ft. By hand, in its folder:",
+            f"#     sbatch {folder.slurm_script(plan.attempt).name}",
+            *(f"#SBATCH {option}" for option in _options(plan, settings, folder)),
+            "",
+            *_beginning(plan, settings, folder),
+            "",
+            *_steps(plan, settings, folder, python, launcher),
+            "",
+            *_LOOP,
+            "",
+        ]
+    )
+
+
+def _options(plan: JobPlan, settings: SlurmSettings, folder: RunDir) -> list[str]:
+    slurm = plan.slurm
+    partition = (slurm.partition if slurm else "") or settings.partition
+    account = (slurm.account if slurm else "") or settings.account
+    limit_s = slurm.time_limit_s if slurm else None
+    resources = plan.placement.resources
+    log = str(folder.log).replace("%", "%%")
+    return [
+        f"--job-name={names.slurm_job_name(plan.uid, plan.attempt)}",
+        f"--comment=sam3ft:{plan.name}:{plan.attempt}",
+        "--dependency=singleton",
+        *([f"--partition={partition}"] if partition else []),
+        *([f"--account={account}"] if account else []),
+        *([f"--time={_minutes(limit_s)}"] if limit_s is not None else []),
+        f"--nodes={plan.nodes}",
+        "--ntasks-per-node=1",
+        *([f"--cpus-per-task={math.ceil(_cores(resources['cpu']))}"] if "cpu" in resources else []),
+        *([f"--mem={math.ceil(num_bytes(resources['memory']) / 2**20)}M"] if "memory" in resources else []),
+        *_gpus(plan, settings),
+        f"--signal=USR2@{_warning_s(plan, limit_s)}",
+        "--requeue",
+        "--open-mode=append",
+        f'--output="{log}"',
+        "--export=NONE",
+        *settings.options,
+    ]
+
+
+def _minutes(limit_s: int) -> int:
+    if limit_s < SHORTEST_LIMIT_S:
+        raise InvalidConfig(
+            f"slurm.timeLimit is {limit_s} s; set {SHORTEST_LIMIT_S} s or more, so that there is time to save"
+        )
+    return limit_s // 60
+
+
+def _warning_s(plan: JobPlan, limit_s: int | None) -> int:
+    """Return how long before its time limit a job is warned: enough to save, and never most of the time there is."""
+    wanted = math.ceil(plan.grace_s) + MARGIN_S
+    return wanted if limit_s is None else min(wanted, max(MARGIN_S, limit_s // 2 - EARLY_S))
+
+
+def _cores(quantity: str) -> float:
+    return float(quantity[:-1]) / 1000 if quantity.endswith("m") else float(quantity)
+
+
+def _gpus(plan: JobPlan, settings: SlurmSettings) -> list[str]:
+    if not plan.gpus_per_node or settings.gpus == "none":
+        return []
+    amount = f"{settings.gpu_type}:{plan.gpus_per_node}" if settings.gpu_type else str(plan.gpus_per_node)
+    return [f"--gpus-per-node={amount}" if settings.gpus == "gpus-per-node" else f"--gres=gpu:{amount}"]
+
+
+def _beginning(plan: JobPlan, settings: SlurmSettings, folder: RunDir) -> list[str]:
+    return [
+        "set -u",
+        "umask 077",
+        "# SLURM signals the steps itself; this script outlives them and asks what is next.",
+        "trap '' TERM USR2 CONT",
+        "# The job inherits nothing from the login shell; what is set here reaches the steps.",
+        "export SLURM_EXPORT_ENV=ALL",
+        "# A signal to a step reaches all its processes: workers leave it to their launcher.",
+        f"export {ENV_SIGNALS_REACH_WORKERS}=1",
+        *settings.setup,
+        "",
+        f"run={shlex.quote(str(folder.root))}",
+        f"attempt={plan.attempt}",
+        "# The variables of the run, its key among them: mode 0600.",
+        'source "$run/attempt-$attempt.env" || exit 10',
+        "",
+        "# An attempt belongs to one job, should it ever have been submitted twice.",
+        'owner="$run/work/attempt-$attempt.job"',
+        '(set -o noclobber; echo "$SLURM_JOB_ID" > "$owner") 2> /dev/null',
+        'if [ "$(cat "$owner")" != "$SLURM_JOB_ID" ]; then',
+        '  echo "attempt $attempt belongs to job $(cat "$owner"); job $SLURM_JOB_ID ends" >&2',
+        "  exit 21",
+        "fi",
+    ]
+
+
+def _steps(
+    plan: JobPlan, settings: SlurmSettings, folder: RunDir, python: str, launcher: Sequence[str]
+) -> list[str]:
+    flags, prefix = _container(settings, folder)
+    one = 'step --nodes=1 --ntasks=1 --nodelist="$SLURMD_NODENAME" --gres=none "${python[@]}"'
+    all_nodes = f'step --nodes={plan.nodes} --ntasks={plan.nodes} --ntasks-per-node=1 "${{python[@]}}"'
+    budget = shlex.join(
+        [
+            *("--max-restarts", str(plan.budget.max_restarts)),
+            *("--restart-window-s", str(plan.budget.window_s)),
+            *("--max-without-progress", str(plan.budget.max_without_progress)),
+        ]
+    )
+    told = shlex.join(
+        [
+            *("--nproc", str(plan.processes_per_node)),
+            *("--eviction-grace-s", f"{max(1.0, plan.grace_s - KILL_MARGIN_S):g}"),
+            *(("--warm-spares",) if plan.warm_spares else ()),
+        ]
+    )
+    command = shlex.join(launcher or [python, "-m", LAUNCHER_MODULE])
+    return [
+        *(["# Every step runs in the image."] if settings.runtime != "none" else []),
+        f'step() {{ {shlex.join([*_SRUN, *flags])} "$@"; }}',
+        f"python=({shlex.join([*prefix, python, '-m'])})",
+        'about=(--run-dir "$run" --attempt "$attempt")',
+        f"budget=({budget})",
+        'meeting="$run/work/coordinator-$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}.json"',
+        "",
+        "# The coordinator decides who belongs to the group; it lives beside the first launcher.",
+        f'{one} sam3ft_launch.slurm.coordinate "${{about[@]}}" --port-file "$meeting" --nodes {plan.nodes} &',
+        'until [ -e "$meeting" ]; do kill -0 $! 2> /dev/null || exit 1; sleep 0.1; done',
+        "",
+        "# One launcher a node starts the workers, and ends with the code that says why.",
+        "launchers() {",
+        f'  {all_nodes} sam3ft_launch.slurm.member "${{about[@]}}" --port-file "$meeting" -- \\',
+        f'    {command} {told} "${{budget[@]}}"',
+        "}",
+        "# What follows from that: again SECONDS, requeue, or end CODE.",
+        "verdict() { # CODE [--cannot-requeue]",
+        f'  {one} sam3ft_launch.slurm.verdict "${{about[@]}}" "${{budget[@]}}" \\',
+        '    --word "$(squeue -h -j "$SLURM_JOB_ID" -o %T)" --code "$@"',
+        "}",
+    ]
+
+
+_SRUN = ("srun", "--overlap", "--cpu-bind=none", "--kill-on-bad-exit=0", "--wait=0")
+"""Steps share the job's nodes; one task that ends does not end the others, whose launchers save first."""
+
+
+def _container(settings: SlurmSettings, folder: RunDir) -> tuple[list[str], list[str]]:
+    """Return what srun is told, and what stands before `python`, so that a step runs in the image."""
+    seen = [f"{path}:{path}" for path in (str(folder.root), *settings.mounts)]
+    if settings.runtime == "pyxis":
+        mounts = f"--container-mounts={','.join(seen)}"
+        return [f"--container-image={settings.image}", mounts, "--no-container-mount-home"], []
+    if settings.runtime == "apptainer":
+        return [], ["apptainer", "exec", "--nv", "--no-home", "--bind", ",".join(seen), str(settings.image)]
+    return [], []
+
+
+_LOOP = (
+    "leave() { # CODE",
+    "  # The coordinator, step 0, leaves by itself when no launcher is left.",
+    '  scancel --quiet --signal=TERM "$SLURM_JOB_ID.0"',
+    "  wait",
+    '  exit "$1"',
+    "}",
+    "",
+    "while :; do",
+    "  launchers",
+    "  code=$?",
+    '  next=$(verdict "$code")',
+    '  case "$next" in',
+    "    'again '*) sleep \"${next#again }\" ;;",
+    "    requeue)",
+    '      if scontrol requeue "$SLURM_JOB_ID"; then sleep 600; fi',
+    "      # The site does not let a job do that: the run ends as interrupted, and the same command goes on.",
+    '      verdict "$code" --cannot-requeue',
+    '      leave "$code"',
+    "      ;;",
+    '    *) leave "${next#end }" ;;',
+    "  esac",
+    "done",
+)

@@ -1,0 +1,92 @@
+"""What a site's SLURM needs to be told, from one small file of the user's."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from sam3ft_api.errors import InvalidConfig
+from sam3ft_api.fields import DnsLabel, SlurmName
+from sam3ft_api.problems import find_problems, invalid_config
+from sam3ft_api.yaml import read_text, read_yaml
+
+DEFAULT_FILE = "~/.config/sam3ft/slurm.yaml"
+ENV_SETTINGS = "SAM3FT_SLURM_SETTINGS"
+"""Path of another file than `DEFAULT_FILE`."""
+
+Line = Annotated[str, Field(max_length=1024, pattern=r"^[^\x00-\x1f\x7f]*$")]
+"""One line of a script, without control characters."""
+Word = Annotated[str, Field(max_length=256, pattern=r"^[^\x00-\x20\x7f'\"\\$`;&|<>()*?\[\]{}~!#]+$")]
+"""A word that means nothing to a shell."""
+
+
+class SlurmSettings(BaseModel):
+    """A site as its user describes it; the defaults fit a site where the shared home holds a virtual environment.
+
+    Attributes:
+        site: name of the site; a run whose file names another one is refused.
+        partition: where the run's file names none; None leaves it to SLURM.
+        account: that is charged where the run's file names none; None leaves it to SLURM.
+        gpus: how GPUs are asked for: `gpus-per-node` or `gres` (`--gres=gpu:N`), or `none` on a site without any.
+        gpu_type: put before the number, as a100; None takes any.
+        runtime: `none` runs Python as it is; `apptainer` and `pyxis` run it in the image.
+        image: path or address of the trainer's image; needed with a runtime.
+        mounts: folders that the containers see beside the run folder, by their absolute paths.
+        python: of the trainer; None takes the interpreter that runs this program, or `python` in an image.
+        setup: lines of shell that every job begins with, as `module load cuda`.
+        options: further options of sbatch, each as it stands behind #SBATCH, as --qos=long.
+        poll_s: seconds between two questions to the scheduler.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    site: DnsLabel | None = None
+    partition: SlurmName | None = None
+    account: SlurmName | None = None
+    gpus: Literal["gpus-per-node", "gres", "none"] = "gpus-per-node"
+    gpu_type: SlurmName | None = None
+    runtime: Literal["none", "apptainer", "pyxis"] = "none"
+    image: Word | None = None
+    mounts: tuple[Word, ...] = ()
+    python: Word | None = None
+    setup: tuple[Line, ...] = ()
+    options: tuple[Annotated[Line, Field(pattern=r"^--?[A-Za-z]")], ...] = ()
+    poll_s: Annotated[float, Field(ge=0.2, le=600)] = 15.0
+
+    @model_validator(mode="after")
+    def _an_image_for_a_runtime(self) -> Self:
+        if (self.runtime == "none") != (self.image is None):
+            raise ValueError(
+                f"runtime {self.runtime} with image {self.image}: apptainer and pyxis need an image, none takes none"
+            )
+        if relative := [mount for mount in self.mounts if not mount.startswith("/")]:
+            raise ValueError(f"mount {relative[0]} is not an absolute path")
+        return self
+
+
+def read_settings(path: Path) -> SlurmSettings:
+    """Return the settings in a file; the defaults when there is no file.
+
+    Raises:
+        InvalidConfig: it cannot be read, or says something that it must not; every problem is named.
+    """
+    if not path.exists():
+        return SlurmSettings()
+    document = read_yaml(read_text(path), name=str(path))
+    try:
+        return SlurmSettings.model_validate(document.data or {})
+    except ValidationError as error:
+        problems = find_problems(error, SlurmSettings)
+        raise invalid_config(problems, source=str(path), place=document.place) from None
+
+
+def require_site(settings: SlurmSettings, site: str, *, source: Path) -> None:
+    """Make sure that a run is for this site.
+
+    Raises:
+        InvalidConfig: its file names another one.
+    """
+    if settings.site is not None and settings.site != site:
+        raise InvalidConfig(
+            f"slurm.site is {site}, and {source} describes the site {settings.site}; run it there, or correct one"
+        )
