@@ -169,13 +169,8 @@ def plan_here(prepared: Prepared, *, folder: RunDir, uid: str, attempt: int, npr
             f"{processes} processes cannot share a global batch of {batch} images; "
             f"set --nproc to 1..{batch}, or raise training.globalBatchSize"
         )
-    config = prepared.config.model_copy(
-        update={
-            "checkpoint": _with_default_uri(prepared.config.checkpoint, folder.checkpoints),
-            "export": _with_default_uri(prepared.config.export, folder.model),
-            "identity": IdentityConfig(name=prepared.name, uid=uid),
-        }
-    )
+    config = with_default_uris(prepared.config, folder)
+    config = config.model_copy(update={"identity": IdentityConfig(name=prepared.name, uid=uid)})
     return JobPlan(
         name=prepared.name,
         uid=uid,
@@ -186,7 +181,7 @@ def plan_here(prepared: Prepared, *, folder: RunDir, uid: str, attempt: int, npr
         processes_per_node=processes,
         gpus_per_node=min(processes, gpus),
         env=cache_of_this_machine(config, os.environ),
-        **_limits_of(spec),
+        **limits_of(spec),
     )
 
 
@@ -204,11 +199,21 @@ def cache_of_this_machine(config: TrainingConfig, environ: Mapping[str, str]) ->
     return {ENV_CACHE_DIR: str(Path(cache) / "sam3ft" / "node")}
 
 
+def with_default_uris(config: TrainingConfig, folder: RunDir) -> TrainingConfig:
+    """Return the config with checkpoints and model in the run folder, where it names no other place for them."""
+    return config.model_copy(
+        update={
+            "checkpoint": _with_default_uri(config.checkpoint, folder.checkpoints),
+            "export": _with_default_uri(config.export, folder.model),
+        }
+    )
+
+
 def _with_default_uri(section: AnyUriSection, folder: Path) -> AnyUriSection:
     return section if section.uri else section.model_copy(update={"uri": str(folder)})
 
 
-def _limits_of(spec: SAM3FineTuneSpec | None) -> dict[str, Any]:
+def limits_of(spec: SAM3FineTuneSpec | None) -> dict[str, Any]:
     """Return the plan's times and budgets as the file has them; its defaults when there is no file."""
     if spec is None:
         return {}

@@ -7,7 +7,7 @@ import typer
 
 from sam3ft_launch.backend import Observed
 from sam3ft_launch.cli.cluster.place import ClusterPlace, placed
-from sam3ft_launch.cli.locate import RunArgument, backend_of, handle_of, locate
+from sam3ft_launch.cli.locate import RunArgument, locate
 from sam3ft_launch.cli.output import OutputFormat, OutputOption, say
 
 _POLL_S = 0.2
@@ -32,8 +32,8 @@ def cancel(
 
         changes.cancel(place, run, grace_s=grace, wait=wait, output=output)
         return
-    folder, record = locate(run)
-    backend, handle = backend_of(folder), handle_of(folder, record)
+    found = locate(run)
+    backend, handle = found.backend, found.handle
     backend.cancel(handle, grace_s=grace)
     observed = backend.observe(handle)
     give_up_at_s = time.monotonic() + (grace + _MARGIN_S if wait else 0.0)
@@ -41,10 +41,10 @@ def cancel(
         time.sleep(_POLL_S)
         observed = backend.observe(handle)
     say(
-        _sentence(record.name, observed),
+        _sentence(found.name, observed),
         output=output,
         event="cancel",
-        run=record.name,
+        run=found.name,
         state=observed.state,
         code=observed.exit_code,
         message=observed.message,

@@ -6,7 +6,7 @@ from sam3ft_api.exit_codes import rule_for
 from sam3ft_launch.backend import Observed, RunState
 from sam3ft_launch.cli.cluster.place import ClusterPlace, placed
 from sam3ft_launch.cli.live import progress_line
-from sam3ft_launch.cli.locate import RunArgument, backend_of, handle_of, locate
+from sam3ft_launch.cli.locate import RunArgument, locate
 from sam3ft_launch.cli.output import OutputFormat, OutputOption, say
 from sam3ft_launch.cli.summary import exit_code_of
 from sam3ft_launch.explanation import Explanation
@@ -28,15 +28,17 @@ def explain(
         _, found = place.find(run)
         _say(found.name, on_cluster.explain(found, now=datetime.now(UTC)), output)
         return
-    folder, record = locate(run)
-    observed = backend_of(folder).observe(handle_of(folder, record))
-    _say(record.name, Explanation(str(observed.state), *why_and_fix(observed)), output)
+    there = locate(run)
+    observed = there.backend.observe(there.handle)
+    _say(there.name, Explanation(str(observed.state), *why_and_fix(observed)), output)
 
 
 def why_and_fix(observed: Observed) -> tuple[str, str]:
     """Return why a run of this machine is where it is, and what to do; either may be empty."""
     if not observed.state.is_terminal:
-        return (progress_line(observed.progress, restarts=observed.restarts) if observed.progress else ""), ""
+        if observed.state is RunState.RUNNING and observed.progress:
+            return progress_line(observed.progress, restarts=observed.restarts), ""
+        return observed.message, ""
     if observed.state is RunState.SUCCEEDED:
         return observed.message.rstrip(". "), ""
     rule = rule_for(exit_code_of(observed))

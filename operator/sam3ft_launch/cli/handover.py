@@ -21,7 +21,7 @@ def hand_over(verb: str, run: str | None, words: Sequence[str], *, output: Outpu
     Raises:
         InvalidConfig: there is no such run, or the trainer's libraries are not installed.
     """
-    folder, _record = locate(run)
+    folder = locate(run).folder
     config = TrainingConfig.model_validate_json(folder.config.read_bytes())
     cache = cache_of_this_machine(config, os.environ)
     become_trainer([verb, "--config", str(folder.config), *words, "-o", output], env=cache)

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from sam3ft_launch.cli.cluster.place import ClusterPlace, placed
-from sam3ft_launch.cli.locate import RunArgument, backend_of, handle_of, locate
+from sam3ft_launch.cli.locate import RunArgument, locate
 from sam3ft_launch.cli.output import OutputFormat, OutputOption, say
 
 
@@ -35,7 +35,6 @@ def logs(
 
         show(place, run, follow=follow, lines=lines, rank=rank, output=output)
         return
-    folder, record = locate(run)
-    backend, handle = backend_of(folder), handle_of(folder, record)
-    for line in backend.logs(handle, lines=lines, follow=follow, rank=rank):
+    found = locate(run)
+    for line in found.backend.logs(found.handle, lines=lines, follow=follow, rank=rank):
         say(line, output=output, event="log", line=line)

@@ -18,8 +18,6 @@ class BackendName(StrEnum):
     SLURM = "slurm"
 
 
-AVAILABLE_BACKENDS = (BackendName.LOCAL, BackendName.KUBERNETES)
-"""Backends of this release."""
 ENV_BACKEND = "SAM3FT_BACKEND"
 """Stands for --backend where that is not given."""
 
@@ -61,20 +59,6 @@ SetOption = Annotated[
         show_default=False,
     ),
 ]
-
-
-def require_available(backend: BackendName) -> None:
-    """Make sure that this release has the backend.
-
-    Raises:
-        InvalidConfig: it has not; the message names those it has.
-    """
-    if backend not in AVAILABLE_BACKENDS:
-        names = ", ".join(AVAILABLE_BACKENDS)
-        raise InvalidConfig(
-            f"--backend {backend} is not available in this release; available is: {names}. "
-            "Leave --backend out to run on this machine"
-        )
 
 
 def refuse_options(options: Mapping[str, object], why: str) -> None:

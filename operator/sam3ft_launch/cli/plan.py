@@ -14,10 +14,9 @@ from sam3ft_launch.cli.options import (
     RunDirOption,
     SetOption,
     refuse_options,
-    require_available,
 )
 from sam3ft_launch.cli.output import OutputFormat, OutputOption, emit
-from sam3ft_launch.cli.session import config_file, open_session
+from sam3ft_launch.cli.session import config_file, open_session, open_slurm_session
 from sam3ft_launch.cli.trainer import ask_trainer, show_trainer
 from sam3ft_launch.prepare import load, load_resource
 
@@ -54,7 +53,8 @@ def plan(
 ) -> None:
     """Show updates, memory by part against the device, FLOPs, estimated time, and the processes that would start.
 
-    With --backend kubernetes, show the objects that the operator would create; no cluster is asked.
+    With --backend kubernetes, show the objects that the operator would create; no cluster is asked. With --backend
+    slurm, show the batch script; nothing is submitted.
     """
     if backend is BackendName.KUBERNETES:
         refuse_options({"--nproc": nproc, "--run-dir": run_dir}, "is for this machine; set spec.workers instead")
@@ -63,8 +63,11 @@ def plan(
     refuse_options(
         {"--worker-profiles": worker_profiles, "--storage-profiles": storage_profiles}, "is for --backend kubernetes"
     )
-    require_available(backend or BackendName.LOCAL)
-    session = open_session(load(file, assignments=assignments or ()), nproc=nproc, run_dir=run_dir, detached=True)
+    prepared = load(file, assignments=assignments or ())
+    if backend is BackendName.SLURM:
+        session = open_slurm_session(prepared, nproc=nproc, run_dir=run_dir)
+    else:
+        session = open_session(prepared, nproc=nproc, run_dir=run_dir, detached=True)
     submission = session.backend.render(session.plan)
     with config_file(session.plan.config) as path:
         arguments = ["plan", "--config", str(path), "--nproc", str(session.plan.processes_per_node)]
@@ -73,7 +76,7 @@ def plan(
             emit(plan=session.plan, submission=str(submission).splitlines(), trainer=document)
             return
         show_trainer(arguments)
-    print(f"\nprocesses\n{submission}")
+    print(f"\n{'batch script' if backend is BackendName.SLURM else 'processes'}\n{submission}")
 
 
 def _plan_on_cluster(

@@ -13,7 +13,7 @@ from sam3ft_launch.cli.options import (
     refuse_options,
 )
 from sam3ft_launch.cli.output import OutputFormat, OutputOption
-from sam3ft_launch.cli.session import drive, open_session
+from sam3ft_launch.cli.session import drive, open_session, open_slurm_session
 from sam3ft_launch.prepare import load
 
 DetachOption = Annotated[
@@ -21,11 +21,12 @@ DetachOption = Annotated[
 ]
 
 
-@placed()
+@placed(starts=True)
 def run(
     file: FileArgument,
     *,
     place: ClusterPlace | None,
+    on_slurm: bool,
     nproc: NprocOption = None,
     run_dir: RunDirOption = None,
     assignments: SetOption = None,
@@ -34,7 +35,8 @@ def run(
 ) -> int:
     """Check the data, then train, score and export. The same command goes on after an interruption.
 
-    On a cluster: apply the file and follow the run; Ctrl-C leaves it alone.
+    On a cluster: apply the file and follow the run; Ctrl-C leaves it alone. On the login node of a SLURM site: submit a
+    job and follow the run; Ctrl-C asks it to save and end, as here.
     """
     if place is not None:
         from sam3ft_launch.cli.cluster.run import run_on_cluster  # noqa: PLC0415 - an extra's library
@@ -42,5 +44,7 @@ def run(
         refuse_options({"--nproc": nproc, "--run-dir": run_dir}, "is for this machine; set spec.workers instead")
         return run_on_cluster(place, file, assignments=assignments or (), detach=detach, output=output)
     prepared = load(file, assignments=assignments or ())
+    if on_slurm:
+        return drive(open_slurm_session(prepared, nproc=nproc, run_dir=run_dir), detach=detach, output=output)
     session = open_session(prepared, nproc=nproc, run_dir=run_dir, detached=detach)
     return drive(session, detach=detach, output=output)

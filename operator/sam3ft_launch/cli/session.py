@@ -1,24 +1,29 @@
-"""One run on this machine from its prepared form to its end; what `run`, `train` and `plan` have in common."""
+"""One run in a folder of its own, here or on a SLURM site, from its prepared form to its end."""
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sam3ft_api.errors import Fenced
 from sam3ft_api.files import write_atomically
 from sam3ft_api.plan import JobPlan
 from sam3ft_api.training import TrainingConfig
-from sam3ft_launch.backend import Handle
+from sam3ft_launch.backend import Backend, Handle
 from sam3ft_launch.cli.follow import follow, view_for
+from sam3ft_launch.cli.locate import look_into
 from sam3ft_launch.cli.output import OutputFormat, emit
 from sam3ft_launch.cli.summary import ending, ending_lines
 from sam3ft_launch.cli.trainer import ask_trainer, show_trainer
 from sam3ft_launch.folder.rundir import DATASET_FILE, RUNS_FOLDER, RunDir
 from sam3ft_launch.local.backend import LocalBackend
-from sam3ft_launch.local.record import RunRecord, read_record
 from sam3ft_launch.prepare import Prepared, new_uid, plan_here
+from sam3ft_launch.slurm.backend import SlurmBackend
+from sam3ft_launch.slurm.plan import plan_on_slurm
+from sam3ft_launch.slurm.settings import read_settings, settings_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +34,13 @@ class Session:
         plan: every decision made.
         folder: the run folder; nothing is in it yet when the run is new.
         backend: where it will be submitted.
-        earlier: record of the attempt before; None for the first.
+        earlier: the attempt before; None for the first.
     """
 
     plan: JobPlan
     folder: RunDir
-    backend: LocalBackend
-    earlier: RunRecord | None
+    backend: Backend[Any]
+    earlier: Handle | None
 
 
 def open_session(prepared: Prepared, *, nproc: int | None, run_dir: Path | None, detached: bool) -> Session:
@@ -44,9 +49,7 @@ def open_session(prepared: Prepared, *, nproc: int | None, run_dir: Path | None,
     Raises:
         InvalidConfig: the plan is impossible on this machine.
     """
-    runs = Path(RUNS_FOLDER).absolute()
-    folder = RunDir(run_dir.absolute() if run_dir else runs / prepared.name)
-    earlier = read_record(folder.record)
+    folder, earlier = _folder_of(prepared, run_dir)
     plan = plan_here(
         prepared,
         folder=folder,
@@ -54,7 +57,33 @@ def open_session(prepared: Prepared, *, nproc: int | None, run_dir: Path | None,
         attempt=earlier.attempt + 1 if earlier else 1,
         nproc=nproc,
     )
-    return Session(plan, folder, LocalBackend(runs, run_dir=folder.root, detached=detached), earlier)
+    return Session(plan, folder, LocalBackend(folder.root.parent, run_dir=folder.root, detached=detached), earlier)
+
+
+def open_slurm_session(prepared: Prepared, *, nproc: int | None, run_dir: Path | None) -> Session:
+    """Plan the next attempt on the SLURM site whose login node this is; nothing is written or asked.
+
+    Raises:
+        InvalidConfig: the plan is impossible there, or the site's settings are wrong.
+    """
+    settings = read_settings(settings_file(os.environ))
+    folder, earlier = _folder_of(prepared, run_dir)
+    plan = plan_on_slurm(
+        prepared,
+        folder=folder,
+        uid=earlier.uid if earlier else new_uid(),
+        attempt=earlier.attempt + 1 if earlier else 1,
+        nproc=nproc,
+        settings=settings,
+        environ=os.environ,
+    )
+    return Session(plan, folder, SlurmBackend(folder.root.parent, run_dir=folder.root, settings=settings), earlier)
+
+
+def _folder_of(prepared: Prepared, run_dir: Path | None) -> tuple[RunDir, Handle | None]:
+    folder = RunDir(run_dir.absolute() if run_dir else Path(RUNS_FOLDER).absolute() / prepared.name)
+    found = look_into(folder)
+    return folder, found.handle if found else None
 
 
 def drive(session: Session, *, detach: bool, output: OutputFormat) -> int:
@@ -65,9 +94,10 @@ def drive(session: Session, *, detach: bool, output: OutputFormat) -> int:
         Sam3ftError: the check refused it; nothing was started.
     """
     _refuse_if_live(session)
+    submission = session.backend.render(session.plan)
     _announce(session, output)
     check(session, output=output)
-    handle = session.backend.submit(session.backend.render(session.plan))
+    handle = session.backend.submit(submission)
     if detach:
         _say_detached(session, handle, output)
         return 0
@@ -110,11 +140,18 @@ def config_file(config: TrainingConfig) -> Iterator[Path]:
 
 
 def _refuse_if_live(session: Session) -> None:
-    earlier = session.earlier
-    if earlier and earlier.is_live:
+    found = look_into(session.folder)
+    if found is None:
+        return
+    if found.backend.name != session.backend.name:
         raise Fenced(
-            f"{earlier.name} already runs in {session.folder.root} (attempt {earlier.attempt}, process "
-            f"{earlier.supervisor.pid}); follow it with `sam3ft logs -f {session.folder.root}`, stop it with "
+            f"{session.folder.root} holds a run of --backend {found.backend.name}; name another folder with --run-dir, "
+            "and the same checkpoint.uri with checkpoint.adopt: true, to go on elsewhere"
+        )
+    if found.is_live():
+        raise Fenced(
+            f"{found.name} already runs in {session.folder.root} (attempt {found.handle.attempt}, {found.driver}); "
+            f"follow it with `sam3ft logs -f {session.folder.root}`, stop it with "
             f"`sam3ft cancel {session.folder.root}`, or name another folder with --run-dir"
         )
 
@@ -126,13 +163,16 @@ def _announce(session: Session, output: OutputFormat) -> None:
             event="planned",
             name=plan.name,
             attempt=plan.attempt,
-            processes=plan.processes_per_node,
+            processes=plan.world_size,
             folder=session.folder.root,
         )
         return
     again = "" if plan.attempt == 1 else f", attempt {plan.attempt}: goes on from the newest checkpoint if there is one"
-    processes = "1 process" if plan.processes_per_node == 1 else f"{plan.processes_per_node} processes"
-    print(f"{plan.name}: {processes} on this machine, folder {session.folder.root}{again}", flush=True)
+    processes = "1 process" if plan.world_size == 1 else f"{plan.world_size} processes"
+    where = "on this machine"
+    if plan.slurm is not None:
+        where = f"on {plan.nodes} {'node' if plan.nodes == 1 else 'nodes'} of SLURM"
+    print(f"{plan.name}: {processes} {where}, folder {session.folder.root}{again}", flush=True)
 
 
 def _say_detached(session: Session, handle: Handle, output: OutputFormat) -> None:

@@ -23,7 +23,6 @@ from sam3ft_launch.coordinator.settings import Settings
 _log = logging.getLogger("sam3ft_launch.coordinator")
 _DESCRIPTORS = 4 * limits.MAX_NODES
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_LEAVE_POLL_S = 0.2
 
 
 def parse_address(text: str) -> Address:
@@ -119,8 +118,7 @@ async def serve(arguments: argparse.Namespace, settings: Settings, token: str) -
 async def _leave_last(asked: asyncio.Event, stop: asyncio.Event, server: Server) -> None:
     """Stop once it has been asked for and no launcher is there."""
     await asked.wait()
-    while server.num_launchers:
-        await asyncio.sleep(_LEAVE_POLL_S)
+    await server.deserted.wait()
     stop.set()
 
 

@@ -1,7 +1,6 @@
 """The SLURM backend: a run in a folder that login node and compute nodes share, driven by one batch job an attempt."""
 
-import secrets
-import shlex
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,14 +11,13 @@ from sam3ft_api.errors import Fenced, InvalidConfig, StorageDenied
 from sam3ft_api.exit_codes import ExitCode
 from sam3ft_api.files import write_atomically
 from sam3ft_api.plan import JobPlan
-from sam3ft_api.tokens import MIN_KEY_BYTES
-from sam3ft_api.worker import ENV_RUN_KEY
 from sam3ft_launch.backend import Capabilities, Handle, Observed, RunState, TransientError
 from sam3ft_launch.folder.last_word import read_progress
 from sam3ft_launch.folder.logs import follow_lines, last_lines
 from sam3ft_launch.folder.rundir import RunDir
 from sam3ft_launch.folder.stop import StopRequest, write_stop_request
 from sam3ft_launch.slurm.client import SlurmClient
+from sam3ft_launch.slurm.environment import environment_file, job_environment
 from sam3ft_launch.slurm.record import JobReport, SlurmRecord, read_record, read_report, write
 from sam3ft_launch.slurm.script import render_script
 from sam3ft_launch.slurm.settings import SlurmSettings
@@ -239,7 +237,7 @@ class SlurmBackend:
             return record
         if record is not None:
             self._require_over(folder, record)
-        environment = {ENV_RUN_KEY: secrets.token_hex(2 * MIN_KEY_BYTES), **submission.env}
+        environment = job_environment(submission.env, os.environ)
         folder.progress.unlink(missing_ok=True)  # an earlier attempt's would be taken for this one's
         write_atomically(folder.config, submission.config_json)
         write_atomically(folder.finetune, submission.finetune_yaml)
@@ -317,11 +315,6 @@ class SlurmBackend:
                 return
             time.sleep(0.2)
         raise TransientError(f"job {number} has been cancelled and has not ended yet; call again")
-
-
-def environment_file(environment: dict[str, str]) -> str:
-    """Return shell code that sets the variables, each value literally."""
-    return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in sorted(environment.items()))
 
 
 def _ended(folder: RunDir, report: JobReport, code: int) -> Observed:

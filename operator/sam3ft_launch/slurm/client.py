@@ -21,8 +21,10 @@ _FIELDS = ("JobID", "Name", "State", "Reason", "RestartCnt", "NodeList")
 _FORMAT = ",".join(f"{field}:256" for field in _FIELDS)
 _SACCT_FIELDS = "JobIDRaw,JobName,State,Reason,NodeList"
 _MAX_WORDS = 600
-_REFUSED = re.compile(r"sbatch: error: (?!.*(?:Socket timed out|Unable to contact|Connection refused|munge))", re.I)
-_AWAY = re.compile(r"timed out|unable to contact|connection (?:refused|reset|failure)|munge|try again|not responding", re.I)
+_AWAY = re.compile(
+    r"timed out|unable to contact|connection (?:refused|reset|failure)|munge|try again|not responding", re.IGNORECASE
+)
+"""Words of a program that could not reach the scheduler; whatever else it says is the scheduler's own answer."""
 
 
 class SlurmClient:
@@ -55,7 +57,7 @@ class SlurmClient:
         if code == 0 and number.isdecimal():
             return number
         words = _words(err) or _words(out)
-        if code != 0 and _REFUSED.search(err) and not _AWAY.search(err):
+        if code != 0 and "error:" in err and not _AWAY.search(err):
             raise InvalidConfig(f"SLURM refuses the job: {words}")
         raise TransientError(f"sbatch did not say whether it took the job (code {code}): {words}")
 

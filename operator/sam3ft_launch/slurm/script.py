@@ -13,7 +13,6 @@ import math
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from sam3ft_api import names
 from sam3ft_api.errors import InvalidConfig
@@ -62,6 +61,7 @@ def render_script(plan: JobPlan, settings: SlurmSettings, folder: RunDir, *, lau
             *_beginning(plan, settings, folder),
             "",
             *_steps(plan, settings, folder, python, launcher),
+            *(_deadline(plan.deadline_s) if plan.deadline_s is not None else []),
             "",
             *_LOOP,
             "",
@@ -149,9 +149,7 @@ def _beginning(plan: JobPlan, settings: SlurmSettings, folder: RunDir) -> list[s
     ]
 
 
-def _steps(
-    plan: JobPlan, settings: SlurmSettings, folder: RunDir, python: str, launcher: Sequence[str]
-) -> list[str]:
+def _steps(plan: JobPlan, settings: SlurmSettings, folder: RunDir, python: str, launcher: Sequence[str]) -> list[str]:
     flags, prefix = _container(settings, folder)
     one = 'step --nodes=1 --ntasks=1 --nodelist="$SLURMD_NODENAME" --gres=none "${python[@]}"'
     all_nodes = f'step --nodes={plan.nodes} --ntasks={plan.nodes} --ntasks-per-node=1 "${{python[@]}}"'
@@ -180,7 +178,8 @@ def _steps(
         "",
         "# The coordinator decides who belongs to the group; it lives beside the first launcher.",
         f'{one} sam3ft_launch.slurm.coordinate "${{about[@]}}" --port-file "$meeting" --nodes {plan.nodes} &',
-        'until [ -e "$meeting" ]; do kill -0 $! 2> /dev/null || exit 1; sleep 0.1; done',
+        "coordinator=$!",
+        'until [ -e "$meeting" ]; do kill -0 "$coordinator" 2> /dev/null || exit 1; sleep 0.1; done',
         "",
         "# One launcher a node starts the workers, and ends with the code that says why.",
         "launchers() {",
@@ -192,6 +191,24 @@ def _steps(
         f'  {one} sam3ft_launch.slurm.verdict "${{about[@]}}" "${{budget[@]}}" \\',
         '    --word "$(squeue -h -j "$SLURM_JOB_ID" -o %T)" --code "$@"',
         "}",
+    ]
+
+
+def _deadline(deadline_s: float) -> list[str]:
+    """Return the lines that ask the launchers to save and end when the run's time is over, over all requeues."""
+    return [
+        "",
+        "# activeDeadlineSeconds, from the first start on: a request to stop, as `sam3ft cancel` makes one.",
+        'began="$run/work/attempt-$attempt.began"',
+        '[ -e "$began" ] || date +%s > "$began"',
+        "(",
+        f'  left=$(($(cat "$began") + {math.ceil(deadline_s)} - $(date +%s)))',
+        '  sleep "$((left > 0 ? left : 0))"',
+        '  echo "activeDeadlineSeconds has passed; saving" >&2',
+        '  echo "{\\"attempt\\": $attempt, \\"grace_s\\": 86400}" > "$run/stop.json.tmp"',
+        '  mv "$run/stop.json.tmp" "$run/stop.json"',
+        '  scancel --quiet --signal=TERM "$SLURM_JOB_ID"',
+        ") &",
     ]
 
 
@@ -213,8 +230,8 @@ def _container(settings: SlurmSettings, folder: RunDir) -> tuple[list[str], list
 _LOOP = (
     "leave() { # CODE",
     "  # The coordinator, step 0, leaves by itself when no launcher is left.",
-    '  scancel --quiet --signal=TERM "$SLURM_JOB_ID.0"',
-    "  wait",
+    '  scancel --quiet --signal=TERM "$SLURM_JOB_ID.0" 2> /dev/null',
+    '  wait "$coordinator"',
     '  exit "$1"',
     "}",
     "",

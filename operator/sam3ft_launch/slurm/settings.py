@@ -1,11 +1,11 @@
 """What a site's SLURM needs to be told, from one small file of the user's."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from sam3ft_api.errors import InvalidConfig
 from sam3ft_api.fields import DnsLabel, SlurmName
 from sam3ft_api.problems import find_problems, invalid_config
 from sam3ft_api.yaml import read_text, read_yaml
@@ -64,6 +64,11 @@ class SlurmSettings(BaseModel):
         return self
 
 
+def settings_file(environ: Mapping[str, str]) -> Path:
+    """Return the path of the user's settings, which need not exist."""
+    return Path(environ.get(ENV_SETTINGS) or DEFAULT_FILE).expanduser()
+
+
 def read_settings(path: Path) -> SlurmSettings:
     """Return the settings in a file; the defaults when there is no file.
 
@@ -78,15 +83,3 @@ def read_settings(path: Path) -> SlurmSettings:
     except ValidationError as error:
         problems = find_problems(error, SlurmSettings)
         raise invalid_config(problems, source=str(path), place=document.place) from None
-
-
-def require_site(settings: SlurmSettings, site: str, *, source: Path) -> None:
-    """Make sure that a run is for this site.
-
-    Raises:
-        InvalidConfig: its file names another one.
-    """
-    if settings.site is not None and settings.site != site:
-        raise InvalidConfig(
-            f"slurm.site is {site}, and {source} describes the site {settings.site}; run it there, or correct one"
-        )

@@ -133,17 +133,19 @@ class JobView:
 
 def sentence(job: JobView) -> str:
     """Return what a person is told about a job that does not run."""
-    waits = f"job {job.job_id} waits"
+    why = job.reason or "no reason yet"
+    job_here = f"job {job.job_id}"
     if job.is_impossible:
-        return f"job {job.job_id} cannot start ({job.reason}): {_IMPOSSIBLE[job.reason]}"
+        return f"{job_here} cannot start ({job.reason}): {_IMPOSSIBLE[job.reason]}"
     if job.state is JobState.HELD:
-        return f"job {job.job_id} is held ({job.reason or job.word}); `scontrol release {job.job_id}` lets it go"
+        return f"{job_here} is held ({why}); `scontrol release {job.job_id}` lets it go"
     if job.state is JobState.REQUEUED:
-        return f"job {job.job_id} is in the queue again ({job.reason or job.word}); a site lets it wait about 2 minutes"
+        return f"{job_here} is in the queue again ({why}); SLURM lets it wait about two minutes"
+    if job.state is not JobState.QUEUED:
+        return f"{job_here} is {job.word}" + (f" ({job.reason})" if job.reason else "")
+    for_what = "nodes"
     if job.reason == "Dependency":
-        return f"{waits} for another job of its name to end"
-    if _QUOTA.match(job.reason):
-        return f"{waits} for a share of what the account may use ({job.reason})"
-    if job.state is JobState.QUEUED:
-        return f"{waits} for nodes ({job.reason or 'no reason yet'})"
-    return f"job {job.job_id} is {job.word}" + (f" ({job.reason})" if job.reason else "")
+        for_what = "another job of its name to end"
+    elif _QUOTA.match(job.reason):
+        for_what = "a share of what the account may use"
+    return f"{job_here} waits for {for_what} ({why})"

@@ -109,7 +109,10 @@ def main(argv: list[str] | None = None) -> int:
     report = read_report(folder.slurm_job, attempt=given.attempt) or _first_report(given.attempt)
     if not given.cannot_requeue:
         end = PastEnd(
-            code=code, reason=rule_for(code).reason, at_unix_s=time.time(), commit_step=read_commit_step(folder.progress)
+            code=code,
+            reason=rule_for(code).reason,
+            at_unix_s=time.time(),
+            commit_step=read_commit_step(folder.progress),
         )
         report = report.model_copy(
             update={"starts": report.starts + 1, "ends": (*report.ends, end)[-NUM_ENDS_KEPT:], "job_id": _job_id()}

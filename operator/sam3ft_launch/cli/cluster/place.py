@@ -13,7 +13,7 @@ import typer
 from sam3ft_api.errors import InvalidConfig
 from sam3ft_api.spec import SAM3FineTune
 from sam3ft_launch.backend import Unsupported
-from sam3ft_launch.cli.options import BackendName, BackendOption, refuse_options, require_available
+from sam3ft_launch.cli.options import BackendName, BackendOption, refuse_options
 from sam3ft_launch.prepare import load_resource
 
 if TYPE_CHECKING:
@@ -116,12 +116,14 @@ def named_namespace(finetune: SAM3FineTune) -> str | None:
     return metadata.namespace if "namespace" in metadata.model_fields_set else None
 
 
-def placed(*, instead: str = "") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def placed(*, instead: str = "", starts: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Give a verb the options that say where it acts, in the place of its argument `place`.
 
-    The verb gets a `ClusterPlace`, or None for this machine.
+    The verb gets a `ClusterPlace`, or None where runs lie in folders: on this machine, and on a SLURM site.
 
     Args:
+        starts: the verb also wants to know, as its argument `on_slurm`, whether it is a SLURM site; the others find
+            that in the run's folder.
         instead: for a verb that only a cluster has, what to do on this machine: it then acts on a cluster without
             being told, never gets None, and is refused with these words where this machine is meant.
     """
@@ -140,10 +142,12 @@ def placed(*, instead: str = "") -> Callable[[Callable[..., Any]], Callable[...,
             place = cluster_place(backend, ClusterPlace(namespace, context, kubeconfig), default=default)
             if place is None and instead:
                 raise Unsupported(f"`sam3ft {verb.__name__}` is for --backend kubernetes; on this machine {instead}")
+            if starts:
+                more["on_slurm"] = backend is BackendName.SLURM
             return verb(*arguments, place=place, **more)
 
         shown = inspect.signature(verb, eval_str=True)
-        kept = [parameter for name, parameter in shown.parameters.items() if name != "place"]
+        kept = [parameter for name, parameter in shown.parameters.items() if name not in ("place", "on_slurm")]
         added = [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
             for name, annotation in _OPTIONS.items()
@@ -177,15 +181,13 @@ def cluster_place(
         default: of the verb.
 
     Raises:
-        InvalidConfig: the backend is not of this release, or is this machine while an option means a cluster; the
-            client's library is not installed.
+        InvalidConfig: the backend is another one while an option means a cluster; the client's library is not
+            installed.
     """
     options = {"--namespace": given.namespace, "--context": given.context, "--kubeconfig": given.kubeconfig}
-    if backend is BackendName.LOCAL:
-        refuse_options(options, "is for --backend kubernetes")
     chosen = backend or (BackendName.KUBERNETES if any(options.values()) else default)
-    require_available(chosen)
     if chosen is not BackendName.KUBERNETES:
+        refuse_options(options, "is for --backend kubernetes")
         return None
     _require_client()
     return given
