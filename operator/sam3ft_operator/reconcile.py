@@ -11,7 +11,7 @@ from sam3ft_launch.kubernetes.api import Api, ApiProblem
 from sam3ft_launch.kubernetes.kinds import FINETUNE
 from sam3ft_launch.kubernetes.pace import TokenBucket
 from sam3ft_operator.decide import differs_in_counts_alone, is_worth_writing
-from sam3ft_operator.decision import Action, Decision, Note
+from sam3ft_operator.decision import Action, Decision, Ensure, Note
 from sam3ft_operator.effects import Effects, Refused
 from sam3ft_operator.notes import Notes
 from sam3ft_operator.observed import Children, GroupView, JobView, PodView, Resource
@@ -137,9 +137,9 @@ class Reconciler:
         decision = self._decide(resource, children, now_s=self._now_s())
         if (wait_s := self._can_wait_s(resource, decision)) > 0:
             return Outcome(wait_s if decision.requeue_s is None else min(wait_s, decision.requeue_s))
-        if not self._write_status(raw, resource, decision):
-            return Outcome(0.0)
-        return self._act(resource, decision)
+        patch = status_patch(raw["status"], decision.status)
+        may_act = self._write_status(raw, resource, patch) if patch else self._may_make(resource, decision)
+        return self._act(resource, decision) if may_act else Outcome(0.0)
 
     def _judged(self, resource: Resource) -> Resource:
         """Hold a run that has not begun against what this cluster can run: it is refused before anything is made.
@@ -193,11 +193,19 @@ class Reconciler:
         target = Target(newest.address, self._sight.coordinator_port, newest.attempt) if newest is not None else None
         return self._sight.progress.follow(resource.uid, target)
 
-    def _write_status(self, raw: dict[str, Any], resource: Resource, decision: Decision) -> bool:
-        """Write the status if it differs; False when the resource has changed or is gone: then nothing may follow."""
-        patch = status_patch(raw["status"], decision.status)
-        if not patch:
+    def _may_make(self, resource: Resource, decision: Decision) -> bool:
+        """Tell whether objects may be made in a look that writes no status, which would have shown that it is so.
+
+        Children of a resource that is deleted may be seen to go before the resource itself is.
+        """
+        if not any(isinstance(action, Ensure) for action in decision.actions):
             return True
+        self._read_again(resource)
+        now = self._sight.resources.get(resource.uid)
+        return now is not None and "deletionTimestamp" not in now["metadata"]
+
+    def _write_status(self, raw: dict[str, Any], resource: Resource, patch: dict[str, Any]) -> bool:
+        """Write the status; False when the resource has changed or is gone: then nothing may follow."""
         body = {
             "metadata": {"resourceVersion": raw["metadata"].get("resourceVersion"), "uid": resource.uid},
             "status": patch,

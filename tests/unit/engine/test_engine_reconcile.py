@@ -129,6 +129,34 @@ def test_a_resource_that_is_gone_is_forgotten_and_nothing_is_made_for_it() -> No
     assert bench.targets[-1] is None
 
 
+def test_a_child_is_not_made_again_for_a_resource_that_is_gone_meanwhile() -> None:
+    bench = Bench(Decision(RUNNING), Decision(RUNNING, (Ensure(Part.WORKERS),)))
+    bench.look()
+    del bench.api.objects["SAM3FineTune", "blood"]
+
+    assert Outcome(0.0) == bench.look()
+    assert "Ensure" not in bench.order
+    assert Outcome(None) == bench.look()
+
+
+def test_a_child_is_not_made_again_for_a_resource_that_is_being_deleted() -> None:
+    bench = Bench(Decision(RUNNING), Decision(RUNNING, (Ensure(Part.WORKERS),)))
+    bench.look()
+    stored = bench.api.objects["SAM3FineTune", "blood"]["metadata"]
+    stored |= {"deletionTimestamp": "2026-01-01T00:00:00Z", "resourceVersion": "99"}
+
+    assert Outcome(0.0) == bench.look()
+    assert "Ensure" not in bench.order
+
+
+def test_a_child_that_is_missing_is_made_again() -> None:
+    bench = Bench(Decision(RUNNING), Decision(RUNNING, (Ensure(Part.WORKERS),), (), 30.0))
+    bench.look()
+
+    assert Outcome(30.0) == bench.look()
+    assert ["get SAM3FineTune", "Ensure"] == bench.order[-2:]
+
+
 def test_another_resource_of_the_same_name_is_not_taken_for_it() -> None:
     bench = Bench(Decision(RUNNING))
     bench.api.objects["SAM3FineTune", "blood"]["metadata"] |= {"uid": "another", "resourceVersion": "9"}
