@@ -143,7 +143,7 @@ def test_a_child_is_not_made_again_for_a_resource_that_is_being_deleted() -> Non
     bench = Bench(Decision(RUNNING), Decision(RUNNING, (Ensure(Part.WORKERS),)))
     bench.look()
     stored = bench.api.objects["SAM3FineTune", "blood"]["metadata"]
-    stored |= {"deletionTimestamp": "2026-01-01T00:00:00Z", "resourceVersion": "99"}
+    stored |= {"deletionTimestamp": "2026-01-01T00:00:00Z", "resourceVersion": "100000"}
 
     assert Outcome(0.0) == bench.look()
     assert "Ensure" not in bench.order
