@@ -41,6 +41,7 @@ class Found:
         processes: all worker processes.
         driver: who drives it, in words: a process, or a job.
         started_unix_s: when the attempt was begun.
+        is_submitted: False where it is not known whether SLURM took the attempt: it is handed in again.
         record: the supervisor's record; None on SLURM.
     """
 
@@ -51,6 +52,7 @@ class Found:
     processes: int
     driver: str
     started_unix_s: float
+    is_submitted: bool = True
     record: RunRecord | None = None
 
     def is_live(self) -> bool:
@@ -110,7 +112,8 @@ def look_into(folder: RunDir) -> Found | None:
         driver = f"job {job.job_id or job.job_name}"
         processes = job.nodes * job.processes
         on_slurm = SlurmBackend(root.parent, run_dir=root, settings=settings)
-        return Found(folder, on_slurm, handle, job.name, processes, driver, job.submitted_unix_s)
+        is_submitted = bool(job.job_id or job.refused)
+        return Found(folder, on_slurm, handle, job.name, processes, driver, job.submitted_unix_s, is_submitted)
     return None
 
 

@@ -34,13 +34,11 @@ class Session:
         plan: every decision made.
         folder: the run folder; nothing is in it yet when the run is new.
         backend: where it will be submitted.
-        earlier: the attempt before; None for the first.
     """
 
     plan: JobPlan
     folder: RunDir
     backend: Backend[Any]
-    earlier: Handle | None
 
 
 def open_session(prepared: Prepared, *, nproc: int | None, run_dir: Path | None, detached: bool) -> Session:
@@ -49,15 +47,15 @@ def open_session(prepared: Prepared, *, nproc: int | None, run_dir: Path | None,
     Raises:
         InvalidConfig: the plan is impossible on this machine.
     """
-    folder, earlier = _folder_of(prepared, run_dir)
+    folder, uid, attempt = _next_attempt(prepared, run_dir)
     plan = plan_here(
         prepared,
         folder=folder,
-        uid=earlier.uid if earlier else new_uid(),
-        attempt=earlier.attempt + 1 if earlier else 1,
+        uid=uid,
+        attempt=attempt,
         nproc=nproc,
     )
-    return Session(plan, folder, LocalBackend(folder.root.parent, run_dir=folder.root, detached=detached), earlier)
+    return Session(plan, folder, LocalBackend(folder.root.parent, run_dir=folder.root, detached=detached))
 
 
 def open_slurm_session(prepared: Prepared, *, nproc: int | None, run_dir: Path | None) -> Session:
@@ -67,23 +65,26 @@ def open_slurm_session(prepared: Prepared, *, nproc: int | None, run_dir: Path |
         InvalidConfig: the plan is impossible there, or the site's settings are wrong.
     """
     settings = read_settings(settings_file(os.environ))
-    folder, earlier = _folder_of(prepared, run_dir)
+    folder, uid, attempt = _next_attempt(prepared, run_dir)
     plan = plan_on_slurm(
         prepared,
         folder=folder,
-        uid=earlier.uid if earlier else new_uid(),
-        attempt=earlier.attempt + 1 if earlier else 1,
+        uid=uid,
+        attempt=attempt,
         nproc=nproc,
         settings=settings,
         environ=os.environ,
     )
-    return Session(plan, folder, SlurmBackend(folder.root.parent, run_dir=folder.root, settings=settings), earlier)
+    return Session(plan, folder, SlurmBackend(folder.root.parent, run_dir=folder.root, settings=settings))
 
 
-def _folder_of(prepared: Prepared, run_dir: Path | None) -> tuple[RunDir, Handle | None]:
+def _next_attempt(prepared: Prepared, run_dir: Path | None) -> tuple[RunDir, str, int]:
+    """Return the run folder, the run's identity and the number of the attempt that comes next."""
     folder = RunDir(run_dir.absolute() if run_dir else Path(RUNS_FOLDER).absolute() / prepared.name)
     found = look_into(folder)
-    return folder, found.handle if found else None
+    if found is None:
+        return folder, new_uid(), 1
+    return folder, found.handle.uid, found.handle.attempt + found.is_submitted
 
 
 def drive(session: Session, *, detach: bool, output: OutputFormat) -> int:
@@ -148,7 +149,7 @@ def _refuse_if_live(session: Session) -> None:
             f"{session.folder.root} holds a run of --backend {found.backend.name}; name another folder with --run-dir, "
             "and the same checkpoint.uri with checkpoint.adopt: true, to go on elsewhere"
         )
-    if found.is_live():
+    if found.is_submitted and found.is_live():
         raise Fenced(
             f"{found.name} already runs in {session.folder.root} (attempt {found.handle.attempt}, {found.driver}); "
             f"follow it with `sam3ft logs -f {session.folder.root}`, stop it with "

@@ -23,6 +23,7 @@ from sam3ft_launch.coordinator.settings import Settings
 _log = logging.getLogger("sam3ft_launch.coordinator")
 _DESCRIPTORS = 4 * limits.MAX_NODES
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_WATCH_EVERY_S = 0.5
 
 
 def parse_address(text: str) -> Address:
@@ -63,9 +64,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--gate-deadline-s", type=float, default=defaults.gate_deadline_s)
     parser.add_argument("--silence-s", type=float, default=defaults.silence_s)
     parser.add_argument(
-        "--last-to-leave",
+        "--until-removed",
         action="store_true",
-        help="SIGTERM and SIGUSR2, which launchers beside it get as well, end it when the last of them has gone",
+        help="end when the port file is removed, and not at SIGTERM or SIGUSR2, which launchers beside it get as well",
     )
     return parser
 
@@ -98,27 +99,26 @@ async def serve(arguments: argparse.Namespace, settings: Settings, token: str) -
     server = Server(settings, token=token)
     launchers, viewers = await server.listen(arguments.listen, arguments.progress_listen)
     stop = asyncio.Event()
-    asked = asyncio.Event() if arguments.last_to_leave else stop
-    loop = asyncio.get_running_loop()
     for number in _STOP_SIGNALS:
-        loop.add_signal_handler(number, stop.set if number == signal.SIGINT else asked.set)
-    if arguments.last_to_leave:
-        loop.add_signal_handler(signal.SIGUSR2, asked.set)
+        if arguments.until_removed and number == signal.SIGTERM:
+            continue  # ignored since the start
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     _log.info("launchers connect to %s:%d", launchers.host, launchers.port)
     _log.info("http://%s:%d/progress shows the run", viewers.host, viewers.port)
     if arguments.port_file is not None:
         write_port_file(arguments.port_file, launchers, viewers)
-    leaving = asyncio.create_task(_leave_last(asked, stop, server))
+    watching = asyncio.create_task(_watch(arguments.port_file, stop)) if arguments.until_removed else None
     try:
         await serve_until(stop.wait, server)
     finally:
-        leaving.cancel()
+        if watching is not None:
+            watching.cancel()
 
 
-async def _leave_last(asked: asyncio.Event, stop: asyncio.Event, server: Server) -> None:
-    """Stop once it has been asked for and no launcher is there."""
-    await asked.wait()
-    await server.deserted.wait()
+async def _watch(path: Path, stop: asyncio.Event) -> None:
+    """Set the event when the file is not there."""
+    while await asyncio.to_thread(path.exists):  # noqa: ASYNC110 - a file on a shared file system tells of no change
+        await asyncio.sleep(_WATCH_EVERY_S)
     stop.set()
 
 
@@ -126,6 +126,12 @@ def main(argv: list[str] | None = None) -> int:
     """Run the coordinator and return its exit code: 0 after a signal that stops it, 10 for wrong settings."""
     arguments = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s coordinator: %(message)s", stream=sys.stderr)
+    if arguments.until_removed:
+        if arguments.port_file is None:
+            print("coordinator: --until-removed needs --port-file", file=sys.stderr)
+            return int(ExitCode.INVALID_CONFIG)
+        for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
     max_nodes = arguments.nodes if arguments.max_nodes is None else arguments.max_nodes
     allow_connections()
     try:

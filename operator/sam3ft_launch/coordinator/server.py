@@ -58,12 +58,7 @@ class Address:
 
 
 class Server:
-    """Owns every connection and the state machine; everything runs on one event loop.
-
-    Attributes:
-        rounds: the state machine.
-        deserted: set while no launcher is connected.
-    """
+    """Owns every connection and the state machine; everything runs on one event loop."""
 
     def __init__(self, settings: Settings, *, token: str) -> None:
         """Prepare; nothing listens yet.
@@ -76,8 +71,6 @@ class Server:
         self._token = token.encode()
         self.rounds = Rounds(settings, now_s=time.monotonic())
         self._writers: dict[int, asyncio.StreamWriter] = {}
-        self.deserted = asyncio.Event()
-        self.deserted.set()
         self._numbers = itertools.count(1)
         self._listening: list[asyncio.Server] = []
         self._conversations: set[asyncio.Task[None]] = set()
@@ -150,7 +143,7 @@ class Server:
             _log.warning("connection %d: %s", peer, error)
             self._counts.refuse(Refusal.MALFORMED)
         finally:
-            self._forget(peer)
+            self._writers.pop(peer, None)
             _close(writer)
             # What this process closes at its own end is no loss: the rules would have the others stop their workers.
             if not self._is_closing:
@@ -183,7 +176,6 @@ class Server:
             await self._refuse(peer, writer, *refusal)
             return False
         self._writers[peer] = writer
-        self.deserted.clear()
         self._do(self.rounds.hello(peer, message, now_s=time.monotonic()))
         return True
 
@@ -230,19 +222,13 @@ class Server:
                     self._write(action.peer, action.message)
                 case Close():
                     # Closing flushes what was written; the reading task then ends and reports `closed`.
-                    if (writer := self._forget(action.peer)) is not None:
+                    if (writer := self._writers.pop(action.peer, None)) is not None:
                         _close(writer)
                 case Note():
                     _log.info("%s", action.text)
                     if action.event is not None:
                         is_over = self.rounds.verdict is not None or self.rounds.complete
                         self._counts.add(action.event, is_over=is_over)
-
-    def _forget(self, peer: int) -> asyncio.StreamWriter | None:
-        writer = self._writers.pop(peer, None)
-        if not self._writers:
-            self.deserted.set()
-        return writer
 
     def _write(self, peer: int, message: CoordinatorMessage) -> None:
         writer = self._writers.get(peer)

@@ -75,9 +75,9 @@ class RunDir:
         """Variables of an attempt, the run's key among them: for this user alone."""
         return self.root / f"attempt-{attempt}.env"
 
-    def slurm_owner(self, attempt: int) -> Path:
+    def slurm_owner(self, job_name: str) -> Path:
         """Number of the one job that an attempt belongs to, written by the job itself."""
-        return self.work / f"attempt-{attempt}.job"
+        return self.work / f"{job_name}.job"
 
     def node_work(self, slot: int) -> Path:
         """Work folder of one node of several that share this folder."""
@@ -155,7 +155,10 @@ class RunDir:
             StorageDenied: the place is no folder, or cannot be written.
         """
         try:
-            self.work.mkdir(parents=True, exist_ok=True, mode=0o700)
+            # `parents` would make the folders above with the umask's mode.
+            self.root.parent.mkdir(parents=True, exist_ok=True)
+            self.root.mkdir(exist_ok=True, mode=0o700)
+            self.work.mkdir(exist_ok=True, mode=0o700)
         except (FileExistsError, NotADirectoryError) as error:
             raise StorageDenied(
                 f"run folder {self.root}: {error.filename} is a file; name another folder with --run-dir"
@@ -215,6 +218,12 @@ class RunDir:
             current = os.path.samestat(os.fstat(descriptor), self.lock.stat())
         except (BlockingIOError, FileNotFoundError):
             current = False
+        except OSError as error:
+            os.close(descriptor)
+            raise StorageDenied(
+                f"run folder {self.root} cannot be locked: {error.strerror}; its file system must know flock(2) "
+                "(Lustre: mount with -o flock; NFS: with lockd), or name another folder with --run-dir"
+            ) from error
         if current:
             return descriptor
         os.close(descriptor)

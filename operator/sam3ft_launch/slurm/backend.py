@@ -1,6 +1,7 @@
 """The SLURM backend: a run in a folder that login node and compute nodes share, driven by one batch job an attempt."""
 
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,33 +19,16 @@ from sam3ft_launch.folder.rundir import RunDir
 from sam3ft_launch.folder.stop import StopRequest, write_stop_request
 from sam3ft_launch.slurm.client import SlurmClient
 from sam3ft_launch.slurm.environment import environment_file, job_environment
+from sam3ft_launch.slurm.observation import ended, going_on
 from sam3ft_launch.slurm.record import JobReport, SlurmRecord, read_record, read_report, write
 from sam3ft_launch.slurm.script import render_script
 from sam3ft_launch.slurm.settings import SlurmSettings
-from sam3ft_launch.slurm.states import JobState, JobView, sentence
+from sam3ft_launch.slurm.states import JobState, JobView
 from sam3ft_launch.slurm.submission import SlurmSubmission
 
 _LOCK_WAIT_S = 60.0
-_LOST_AFTER = 3
-"""Looks in a row without a trace of a job until it counts as lost."""
-_CODES = {
-    JobState.OUT_OF_MEMORY: ExitCode.KILLED,
-    JobState.CANCELLED: ExitCode.TERMINATED,
-    JobState.TIME_LIMIT: ExitCode.TERMINATED,
-    JobState.PREEMPTED: ExitCode.TERMINATED,
-    JobState.DEADLINE: ExitCode.TERMINATED,
-    JobState.NODE_FAILURE: ExitCode.PEER_LOST,
-}
-"""Codes of attempts whose script had no last word: SLURM ended it from outside."""
-_WHY = {
-    JobState.OUT_OF_MEMORY: "SLURM ended the job for lack of host memory; ask for more with workers.resources.memory",
-    JobState.CANCELLED: "the job was cancelled with scancel before it could save",
-    JobState.TIME_LIMIT: "the time limit was reached before the run had saved; raise slurm.timeLimit, or "
-    "workers.terminationGracePeriodSeconds, which is how long before the limit it begins to save",
-    JobState.PREEMPTED: "the job was preempted, and the site does not put such jobs back into the queue",
-    JobState.NODE_FAILURE: "a node failed, and the site does not put such jobs back into the queue",
-    JobState.DEADLINE: "the deadline of the job has passed",
-}
+_LOST_AFTER_S = 60.0
+"""Age of a submission from which a job that the scheduler does not know is lost, and not only not there yet."""
 
 
 @dataclass(slots=True)
@@ -53,7 +37,6 @@ class _Look:
 
     at_s: float
     job: JobView | None
-    absent: int = 0
 
 
 class SlurmBackend:
@@ -123,13 +106,14 @@ class SlurmBackend:
 
         Raises:
             Fenced: the folder belongs to another run, or the attempt is an old one.
-            StorageDenied: the folder cannot be made.
+            StorageDenied: the folder cannot be made, or others may write into it.
             InvalidConfig: SLURM refuses the job; its words are in the message.
             TransientError: it is not known whether it was accepted; call again.
         """
         folder = submission.folder
         handle = Handle(self.name, submission.uid, submission.attempt, submission.run_dir)
         folder.create()
+        _require_private(folder)
         with folder.driving(wait_s=_LOCK_WAIT_S):
             record = self._begun(folder, submission)
             if record.job_id:
@@ -138,13 +122,19 @@ class SlurmBackend:
                 raise InvalidConfig(record.refused)
             number = self._find(folder, record)
             if not number:
-                try:
-                    number = self._client.submit(str(folder.slurm_script(submission.attempt)))
-                except InvalidConfig as refusal:
-                    write(folder.slurm, record.model_copy(update={"refused": str(refusal)}))
-                    raise
+                number = self._hand_in(folder, record)
             write(folder.slurm, record.model_copy(update={"job_id": number}))
         return handle
+
+    def _hand_in(self, folder: RunDir, record: SlurmRecord) -> str:
+        try:
+            return self._client.submit(str(folder.slurm_script(record.attempt)))
+        except InvalidConfig as refusal:
+            # Whatever the words were: a job that is there was not refused.
+            if number := self._find(folder, record):
+                return number
+            write(folder.slurm, record.model_copy(update={"refused": str(refusal)}))
+            raise
 
     def observe(self, handle: Handle) -> Observed:
         """Return the state from the job's report, the trainer's progress file and the scheduler.
@@ -161,31 +151,34 @@ class SlurmBackend:
         if record.refused:
             return Observed(RunState.FAILED, exit_code=int(ExitCode.INVALID_CONFIG), message=record.refused)
         report = self._report(folder, record)
+        job = None
+        if report is None or report.code is None:
+            job = self._look(folder, record).job
+            # Again: the job may have said its last word before it went, on another node of a network file system.
+            os.scandir(folder.work).close()
+            report = self._report(folder, record)
         if report is not None and report.code is not None:
-            return _ended(folder, report, report.code)
-        look = self._look(record)
-        report = self._report(folder, record)  # again: the job may have written its last word before it went
-        if report is not None and report.code is not None:
-            return _ended(folder, report, report.code)
-        return _going_on(folder, report, look)
+            return ended(folder, report, report.code)
+        return going_on(folder, report, job) if job is not None else _unseen(folder, record)
 
     def cancel(self, handle: Handle, *, grace_s: float) -> None:
         """Ask the launchers to save and end; a job that does not run, or has no time to save, is ended at once.
+
+        The request lies in the run folder, where the job looks every second, also before it starts launchers.
 
         Raises:
             TransientError: the scheduler did not answer.
         """
         record, folder = self._own_record(handle), RunDir(Path(handle.location))
-        if record is None or not record.job_id or self.observe(handle).state.is_terminal:
+        if record is None or self.observe(handle).state.is_terminal:
             return
         write_stop_request(folder.stop_request, StopRequest(attempt=handle.attempt, grace_s=grace_s))
-        self._looks.pop(record.job_id, None)
-        job = self._look(record).job
-        if job is not None and job.state is JobState.RUNNING and grace_s > 0:
-            self._client.signal(record.job_id, "TERM")
-        else:
-            self._client.cancel(record.job_id)
-            self._looks.pop(record.job_id, None)
+        self._looks.clear()
+        job = self._look(folder, record).job
+        is_running = job is not None and job.state in (JobState.RUNNING, JobState.STARTING)
+        if job is not None and not (is_running and grace_s > 0):
+            self._client.cancel(job.job_id)
+            self._looks.clear()
 
     def delete(self, handle: Handle) -> None:
         """End the job and remove everything but checkpoints and model.
@@ -237,12 +230,15 @@ class SlurmBackend:
             return record
         if record is not None:
             self._require_over(folder, record)
+            folder.slurm_environment(record.attempt).unlink(missing_ok=True)
         environment = job_environment(submission.env, os.environ)
-        folder.progress.unlink(missing_ok=True)  # an earlier attempt's would be taken for this one's
+        for stale in (folder.progress, folder.last_word, folder.stop_request):  # they would be taken for this attempt's
+            stale.unlink(missing_ok=True)
         write_atomically(folder.config, submission.config_json)
         write_atomically(folder.finetune, submission.finetune_yaml)
         write_atomically(folder.slurm_environment(submission.attempt), environment_file(environment), mode=0o600)
         write_atomically(folder.slurm_script(submission.attempt), submission.script)
+        write(folder.slurm_job, JobReport(attempt=submission.attempt))
         record = SlurmRecord(
             name=submission.name,
             uid=submission.uid,
@@ -266,11 +262,12 @@ class SlurmBackend:
     def _find(self, folder: RunDir, record: SlurmRecord) -> str:
         """Return the number of the attempt's job, wherever it has left a trace; empty when there is none."""
         try:
-            return folder.slurm_owner(record.attempt).read_text(encoding="ascii").strip()
+            number = folder.slurm_owner(record.job_name).read_text(encoding="ascii").strip()
         except FileNotFoundError:
-            return next((job.job_id for job in self._client.named(record.job_name)), "")
+            number = ""
         except OSError as error:
             raise TransientError(f"{error.filename}: {error.strerror}") from error
+        return number or next((job.job_id for job in self._client.named(record.job_name)), "")
 
     def _own_record(self, handle: Handle) -> SlurmRecord | None:
         try:
@@ -288,24 +285,28 @@ class SlurmBackend:
         except StorageDenied as error:
             raise TransientError(str(error)) from error
 
-    def _look(self, record: SlurmRecord) -> _Look:
+    def _look(self, folder: RunDir, record: SlurmRecord) -> _Look:
         """Return what the scheduler knows, not older than `poll_s`; its silence leaves the last word standing."""
-        number = record.job_id
-        look = self._looks.get(number)
-        if not number or (look is not None and self._clock() - look.at_s < self._settings.poll_s):
-            return look or _Look(self._clock(), None)
+        look = self._looks.get(record.job_name)
+        if look is not None and self._clock() - look.at_s < self._settings.poll_s:
+            return look
         try:
-            job = self._client.jobs([number]).get(number)
-            if job is None:
-                job = self._client.past([number], since_s=record.submitted_unix_s - 60).get(number)
+            job = self._ask(record.job_id or self._find(folder, record), record)
         except TransientError:
             if look is None:
                 raise
             look.at_s = self._clock()
             return look
-        absent = 0 if job is not None else 1 + (look.absent if look else 0)
-        self._looks[number] = _Look(self._clock(), job, absent)
-        return self._looks[number]
+        self._looks[record.job_name] = _Look(self._clock(), job)
+        return self._looks[record.job_name]
+
+    def _ask(self, number: str, record: SlurmRecord) -> JobView | None:
+        if not number:
+            return None
+        job = self._client.jobs([number]).get(number)
+        if job is not None:
+            return job
+        return self._client.past([number], since_s=record.submitted_unix_s - _LOST_AFTER_S).get(number)
 
     def _wait_until_gone(self, number: str) -> None:
         give_up_s = self._clock() + _LOCK_WAIT_S
@@ -317,51 +318,22 @@ class SlurmBackend:
         raise TransientError(f"job {number} has been cancelled and has not ended yet; call again")
 
 
-def _ended(folder: RunDir, report: JobReport, code: int) -> Observed:
-    state = RunState.FAILED
-    if code == ExitCode.SUCCEEDED:
-        state = RunState.SUCCEEDED
-    elif code == ExitCode.INTERRUPTED:
-        state = RunState.INTERRUPTED
-    return Observed(
-        state,
-        exit_code=code,
-        reason=report.reason,
-        message=report.message,
-        node=report.host,
-        heartbeat_age_s=_age_s(folder.progress),
-        progress=read_progress(folder.progress),
-        restarts=max(0, report.starts - 1),
-    )
+def _require_private(folder: RunDir) -> None:
+    """Make sure that nobody else may write into the folder: the job runs what lies there.
+
+    Raises:
+        StorageDenied: somebody may.
+    """
+    if folder.root.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise StorageDenied(
+            f"run folder {folder.root} can be written by others, and its files are run as you; `chmod go-w "
+            f"{folder.root}`, or name another folder with --run-dir"
+        )
 
 
-def _going_on(folder: RunDir, report: JobReport | None, look: _Look) -> Observed:
-    """Return the state of an attempt whose job has not said its last word."""
-    job, progress = look.job, read_progress(folder.progress)
-    restarts = report.starts if report else 0
-    if job is None:
-        lost = look.absent >= _LOST_AFTER
-        said = "SLURM knows nothing of the job; the same command goes on from the newest checkpoint" if lost else ""
-        return Observed(RunState.GONE if lost else RunState.PENDING, reason="JobLost" if lost else "", message=said)
-    if job.state.is_over:
-        code = int(_CODES.get(job.state, ExitCode.INTERNAL_ERROR))
-        why = _WHY.get(job.state, f"the job ended as {job.word} without a last word; its log is {folder.log}")
-        state = RunState.INTERRUPTED if job.state is JobState.CANCELLED else RunState.FAILED
-        return Observed(state, exit_code=code, reason=str(job.state), message=why, node=job.nodes, progress=progress)
-    is_running = job.state in (JobState.RUNNING, JobState.ENDING) and progress is not None
-    return Observed(
-        RunState.RUNNING if is_running else RunState.PENDING,
-        reason=str(job.state),
-        message="" if job.state is JobState.RUNNING else sentence(job),
-        node=job.nodes,
-        heartbeat_age_s=_age_s(folder.progress),
-        progress=progress,
-        restarts=restarts,
-    )
-
-
-def _age_s(path: Path) -> float | None:
-    try:
-        return max(0.0, time.time() - path.stat().st_mtime)
-    except FileNotFoundError:
-        return None
+def _unseen(folder: RunDir, record: SlurmRecord) -> Observed:
+    """Return the state of an attempt whose job SLURM does not know, and which has said no last word."""
+    if time.time() - record.submitted_unix_s < _LOST_AFTER_S:
+        return Observed(RunState.PENDING)
+    said = "SLURM knows nothing of the job any more; the same command goes on from the newest checkpoint"
+    return Observed(RunState.GONE, reason="JobLost", message=said, progress=read_progress(folder.progress))

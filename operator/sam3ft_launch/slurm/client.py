@@ -21,8 +21,12 @@ _FIELDS = ("JobID", "Name", "State", "Reason", "RestartCnt", "NodeList")
 _FORMAT = ",".join(f"{field}:256" for field in _FIELDS)
 _SACCT_FIELDS = "JobIDRaw,JobName,State,Reason,NodeList"
 _MAX_WORDS = 600
+_CHANGES_ANSWERS = re.compile(r"(SBATCH|SQUEUE|SCANCEL|SACCT|SLURM)_(?!CONF$|JWT$|CLUSTERS$)")
+"""Variables of a user's, or of a job in which this runs, that would change what is submitted or shown."""
 _AWAY = re.compile(
-    r"timed out|unable to contact|connection (?:refused|reset|failure)|munge|try again|not responding", re.IGNORECASE
+    r"timed out|unable to contact|connection (?:refused|reset|failure)|munge|try again|not responding|standby mode"
+    r"|zero bytes",
+    re.IGNORECASE,
 )
 """Words of a program that could not reach the scheduler; whatever else it says is the scheduler's own answer."""
 
@@ -37,7 +41,9 @@ class SlurmClient:
             environ: of the programs; None takes this process's.
             answer_s: how long an answer is waited for.
         """
-        self._environ = {**(os.environ if environ is None else environ), "LC_ALL": "C"}
+        given = os.environ if environ is None else environ
+        self._environ = {name: value for name, value in given.items() if not _CHANGES_ANSWERS.match(name)}
+        self._environ["LC_ALL"] = "C"
         self._answer_s = answer_s
         self.calls = 0
 
@@ -124,14 +130,6 @@ class SlurmClient:
         """
         self._quiet(["scancel", "--quiet", "--full", "--signal=KILL", job_id])
         self.cancel(job_id)
-
-    def signal(self, job_id: str, name: str) -> None:
-        """Signal the steps of a job, not its script; nothing happens when it has ended.
-
-        Raises:
-            TransientError: the scheduler did not answer.
-        """
-        self._quiet(["scancel", "--quiet", f"--signal={name}", job_id])
 
     def _squeue(self, selection: Sequence[str]) -> list[JobView]:
         code, out, err = self._run(["squeue", "-h", "-a", "--states=all", "-O", _FORMAT, *selection])

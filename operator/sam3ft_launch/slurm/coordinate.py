@@ -1,36 +1,44 @@
-"""`python -m sam3ft_launch.slurm.coordinate`: the coordinator, at an address that all nodes of the job reach.
+"""`python -m sam3ft_launch.slurm.coordinate`: the coordinator, at the address by which SLURM itself reaches the node.
 
-SLURM names that address: the node from which the steps are launched. Its signals go to all steps, so to this one, too:
-launchers need the coordinator until they have saved, and it leaves after them.
+Signals that ask a job to save and end are for the launchers, who need the coordinator until they have done so: it ends
+when its file is removed.
 """
 
-import os
-import signal
+import argparse
+import socket
 import sys
 
 from sam3ft_launch.coordinator.__main__ import main as serve
-from sam3ft_launch.slurm.arguments import parser_of
-
-ENV_ADDRESS = "SLURM_LAUNCH_NODE_IPADDR"
-"""IP address of the node on which the batch script runs, set by SLURM in every step."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Serve until the launchers have left after a signal; returns the coordinator's exit code."""
-    parser = parser_of("sam3ft_launch.slurm.coordinate", "Run the coordinator of a job.")
+    """Serve until the file is removed; returns the coordinator's exit code."""
+    parser = argparse.ArgumentParser(prog="python -m sam3ft_launch.slurm.coordinate", description=__doc__)
+    parser.add_argument("--address", required=True, help="NodeAddr of the node: a name or an address")
     parser.add_argument("--port-file", required=True)
+    parser.add_argument("--attempt", required=True)
     parser.add_argument("--nodes", type=int, required=True)
     given = parser.parse_args(argv)
-    for number in (signal.SIGHUP, signal.SIGCONT):
-        signal.signal(number, signal.SIG_IGN)
-    address = os.environ.get(ENV_ADDRESS, "127.0.0.1")
+    address = resolve(given.address)
+    if address != given.address and address.startswith("127.") and given.nodes > 1:
+        print(
+            f"coordinator: this node's name {given.address} means {address} here, where no other node gets to; "
+            "correct /etc/hosts of the node, or its NodeAddr in slurm.conf",
+            file=sys.stderr,
+        )
     host = f"[{address}]" if ":" in address else address
     return serve(
         [
             *("--listen", f"{host}:0", "--port-file", given.port_file),
-            *("--nodes", str(given.nodes), "--attempt", str(given.attempt), "--last-to-leave"),
+            *("--nodes", str(given.nodes), "--attempt", given.attempt, "--until-removed"),
         ]
     )
+
+
+def resolve(name: str) -> str:
+    """Return the first address of a name, or the address itself; this host's own name where it is empty."""
+    found = socket.getaddrinfo(name or socket.gethostname(), None, type=socket.SOCK_STREAM)
+    return str(found[0][4][0])
 
 
 if __name__ == "__main__":

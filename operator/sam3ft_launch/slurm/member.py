@@ -1,10 +1,11 @@
 """`python -m sam3ft_launch.slurm.member`: on each node, find the coordinator, run the launcher, end with its code.
 
-A signal of SLURM's reaches every process of a step, so the launcher has it already, and it is not handed on. What is
-left to do here is what the launcher cannot know: somebody who cancels says how long saving may take.
+A signal of SLURM's reaches every process of a step, so the launcher has it already, and it is not handed on. A request
+to stop lies in the run folder: it is handed on as a signal, and the launcher killed when the time it grants is over.
 """
 
 import json
+import math
 import os
 import signal
 import socket
@@ -14,20 +15,21 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from sam3ft_api.exit_codes import ExitCode
 from sam3ft_launch.folder.rundir import RunDir
-from sam3ft_launch.folder.stop import read_stop_request
+from sam3ft_launch.folder.stop import StopRequest, read_stop_request
 from sam3ft_launch.local.process import tether
 from sam3ft_launch.slurm.arguments import parser_of
 
 FOUND_WITHIN_S = 120.0
 """A shared file system may show a new file to other nodes only after a minute."""
 _POLL_S = 0.1
-_NOT_FOUND = 22
+_LOOK_EVERY_S = 1.0
 _ASKS = (signal.SIGTERM, signal.SIGUSR2)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the launcher and return its exit code; 22 when there is no coordinator."""
+    """Run the launcher and return its exit code; 23 when there is no coordinator."""
     parser = parser_of("sam3ft_launch.slurm.member", "Find the coordinator, then run the launcher of this node.")
     parser.add_argument("--port-file", type=Path, required=True)
     parser.add_argument("command", nargs="+", help="the launcher's, without what only the node knows")
@@ -35,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     meeting = find_coordinator(given.port_file, within_s=FOUND_WITHIN_S)
     if meeting is None:
         print(f"no coordinator in {given.port_file} within {FOUND_WITHIN_S:g} s", file=sys.stderr)
-        return _NOT_FOUND
+        return int(ExitCode.PEER_LOST)
     host, port = meeting
     slot = int(os.environ.get("SLURM_NODEID", "0"))
     folder = given.run_dir
@@ -54,26 +56,30 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run_launcher(command: Sequence[str], folder: RunDir, *, attempt: int) -> int:
-    """Run a launcher and return its exit code as a shell shows it; call from the main thread.
-
-    When the run is cancelled, the launcher is killed after the time that was granted.
-    """
-    asked: list[int] = []
+    """Run a launcher and return its exit code as a shell shows it; call from the main thread."""
+    signalled: list[int] = []
     for number in _ASKS:
-        signal.signal(number, lambda received, _frame: asked.append(received))
+        signal.signal(number, lambda received, _frame: signalled.append(received))
     launcher = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=tether())  # noqa: PLW1509 - one thread
-    kill_at_s = float("inf")
+    kill_at_s, look_at_s = math.inf, 0.0
     while (code := launcher.poll()) is None:
-        if asked:
-            asked.clear()
-            request = read_stop_request(folder.stop_request, attempt=attempt)
-            kill_at_s = min(kill_at_s, time.monotonic() + request.grace_s) if request else kill_at_s
+        if kill_at_s == math.inf and time.monotonic() >= look_at_s:
+            look_at_s = time.monotonic() + _LOOK_EVERY_S
+            if (request := _request(folder, attempt)) is not None:
+                kill_at_s = time.monotonic() + request.grace_s
+                if not signalled:  # a second signal would end the workers at once
+                    launcher.terminate()
         if time.monotonic() >= kill_at_s:
             print("the time to save is over; killing the launcher", file=sys.stderr, flush=True)
             launcher.kill()
-            kill_at_s = float("inf")
+            return 128 - launcher.wait()
         time.sleep(_POLL_S)
     return 128 - code if code < 0 else code
+
+
+def _request(folder: RunDir, attempt: int) -> StopRequest | None:
+    os.scandir(folder.root).close()  # has a network file system look for new names
+    return read_stop_request(folder.stop_request, attempt=attempt)
 
 
 def find_coordinator(path: Path, *, within_s: float) -> tuple[str, int] | None:

@@ -46,12 +46,13 @@ class SlurmRecord(BaseModel):
 class JobReport(BaseModel):
     """Content of `work/slurm-job.json`, written by the job; with `code` it is the word that counts.
 
+    An empty one is put there before the job is submitted, so that a network file system knows the name.
+
     Attributes:
         version: of this file's form.
         attempt: of which it tells.
-        job_id: of the job that writes.
+        job_id: of the job that writes; empty before its first word.
         host: node on which the script runs.
-        started_unix_s: when the script began for the first time.
         starts: how often launchers were started.
         ends: how they ended, the newest hundred, oldest first.
         code: of the attempt, once it is over for good; None before that, a requeued job's too.
@@ -64,9 +65,8 @@ class JobReport(BaseModel):
 
     version: Literal[1] = 1
     attempt: int
-    job_id: str
-    host: str
-    started_unix_s: float
+    job_id: str = ""
+    host: str = ""
     starts: int = 0
     ends: tuple[PastEnd, ...] = ()
     code: int | None = None

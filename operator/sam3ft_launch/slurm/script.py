@@ -1,9 +1,9 @@
 """The batch script of one attempt: plain text that a person can read, and submit by hand as it is.
 
     batch script, on the first node
-        coordinator, a step of its own
+        coordinator, beside it
         launchers, one step over all nodes; signals of SLURM go to steps, and this one saves and ends
-        verdict, a short step: what follows from the launchers' end (`sam3ft_launch.slurm.verdict`)
+        verdict: what follows from the launchers' end (`sam3ft_launch.slurm.verdict`)
 
 The script decides nothing: it asks, and then ends, begins again, or has SLURM put the job back into the queue. It does
 that itself because `scontrol` is outside of the containers.
@@ -31,6 +31,8 @@ EARLY_S = 60
 MARGIN_S = 30
 """For the verdict and the way back into the queue, after the workers have saved."""
 SHORTEST_LIMIT_S = 120
+LONGEST_SAVE_S = 86_400
+"""Seconds granted for saving where somebody other than a person ends a run: as long as it takes."""
 
 
 def render_script(plan: JobPlan, settings: SlurmSettings, folder: RunDir, *, launcher: Sequence[str] = ()) -> str:
@@ -47,10 +49,9 @@ def render_script(plan: JobPlan, settings: SlurmSettings, folder: RunDir, *, lau
     """
     if not RUN_FOLDER.fullmatch(str(folder.root)):
         raise InvalidConfig(
-            f"run folder {str(folder.root)!r}: on SLURM its path may hold letters, digits, spaces and _ . , : + = @ - "
+            f"run folder {str(folder.root)!r}: on SLURM its path may hold letters, digits, spaces and _ . + = @ - "
             "alone; name another one with --run-dir"
         )
-    python = settings.python or (sys.executable if settings.runtime == "none" else "python")
     return "\n".join(
         [
             "#!/bin/bash",
@@ -60,7 +61,7 @@ def render_script(plan: JobPlan, settings: SlurmSettings, folder: RunDir, *, lau
             "",
             *_beginning(plan, settings, folder),
             "",
-            *_steps(plan, settings, folder, python, launcher),
+            *_programs(plan, settings, folder, launcher),
             *(_deadline(plan.deadline_s) if plan.deadline_s is not None else []),
             "",
             *_LOOP,
@@ -75,7 +76,6 @@ def _options(plan: JobPlan, settings: SlurmSettings, folder: RunDir) -> list[str
     account = (slurm.account if slurm else "") or settings.account
     limit_s = slurm.time_limit_s if slurm else None
     resources = plan.placement.resources
-    log = str(folder.log).replace("%", "%%")
     return [
         f"--job-name={names.slurm_job_name(plan.uid, plan.attempt)}",
         f"--comment=sam3ft:{plan.name}:{plan.attempt}",
@@ -91,7 +91,7 @@ def _options(plan: JobPlan, settings: SlurmSettings, folder: RunDir) -> list[str
         f"--signal=USR2@{_warning_s(plan, limit_s)}",
         "--requeue",
         "--open-mode=append",
-        f'--output="{log}"',
+        f'--output="{folder.log}"',
         "--export=NONE",
         *settings.options,
     ]
@@ -124,23 +124,26 @@ def _gpus(plan: JobPlan, settings: SlurmSettings) -> list[str]:
 
 def _beginning(plan: JobPlan, settings: SlurmSettings, folder: RunDir) -> list[str]:
     return [
+        "# Signals of SLURM are for the launchers; this script outlives them and asks what is next.",
+        "trap '' TERM USR2 CONT",
+        *settings.setup,
         "set -u",
         "umask 077",
-        "# SLURM signals the steps itself; this script outlives them and asks what is next.",
-        "trap '' TERM USR2 CONT",
-        "# The job inherits nothing from the login shell; what is set here reaches the steps.",
+        "# The job inherits no variable from the shell that submitted it; what is set here reaches the steps.",
         "export SLURM_EXPORT_ENV=ALL",
+        "# The launchers' step takes the GPUs of the job as they are.",
+        "unset SLURM_GPUS_PER_NODE",
         "# A signal to a step reaches all its processes: workers leave it to their launcher.",
         f"export {ENV_SIGNALS_REACH_WORKERS}=1",
-        *settings.setup,
         "",
         f"run={shlex.quote(str(folder.root))}",
         f"attempt={plan.attempt}",
+        f"name={names.slurm_job_name(plan.uid, plan.attempt)}",
         "# The variables of the run, its key among them: mode 0600.",
         'source "$run/attempt-$attempt.env" || exit 10',
         "",
         "# An attempt belongs to one job, should it ever have been submitted twice.",
-        'owner="$run/work/attempt-$attempt.job"',
+        'owner="$run/work/$name.job"',
         '(set -o noclobber; echo "$SLURM_JOB_ID" > "$owner") 2> /dev/null',
         'if [ "$(cat "$owner")" != "$SLURM_JOB_ID" ]; then',
         '  echo "attempt $attempt belongs to job $(cat "$owner"); job $SLURM_JOB_ID ends" >&2',
@@ -149,47 +152,54 @@ def _beginning(plan: JobPlan, settings: SlurmSettings, folder: RunDir) -> list[s
     ]
 
 
-def _steps(plan: JobPlan, settings: SlurmSettings, folder: RunDir, python: str, launcher: Sequence[str]) -> list[str]:
+def _programs(plan: JobPlan, settings: SlurmSettings, folder: RunDir, launcher: Sequence[str]) -> list[str]:
     flags, prefix = _container(settings, folder)
-    one = 'step --nodes=1 --ntasks=1 --nodelist="$SLURMD_NODENAME" --gres=none "${python[@]}"'
-    all_nodes = f'step --nodes={plan.nodes} --ntasks={plan.nodes} --ntasks-per-node=1 "${{python[@]}}"'
-    budget = shlex.join(
-        [
-            *("--max-restarts", str(plan.budget.max_restarts)),
-            *("--restart-window-s", str(plan.budget.window_s)),
-            *("--max-without-progress", str(plan.budget.max_without_progress)),
-        ]
-    )
-    told = shlex.join(
-        [
-            *("--nproc", str(plan.processes_per_node)),
-            *("--eviction-grace-s", f"{max(1.0, plan.grace_s - KILL_MARGIN_S):g}"),
-            *(("--warm-spares",) if plan.warm_spares else ()),
-        ]
-    )
-    command = shlex.join(launcher or [python, "-m", LAUNCHER_MODULE])
+    python = settings.python or (sys.executable if settings.runtime == "none" else "python")
+    budget = [
+        *("--max-restarts", str(plan.budget.max_restarts)),
+        *("--restart-window-s", str(plan.budget.window_s)),
+        *("--max-without-progress", str(plan.budget.max_without_progress)),
+    ]
+    told = [
+        *("--nproc", str(plan.processes_per_node)),
+        *("--eviction-grace-s", f"{max(1.0, plan.grace_s - KILL_MARGIN_S):g}"),
+        *(("--warm-spares",) if plan.warm_spares else ()),
+    ]
+    step = shlex.join([*_SRUN, *flags])
+    # Only pyxis needs a step to run something in the image; a job that is being cancelled may start none.
+    beside = f'{step} --nodes=1 --ntasks=1 --nodelist="$SLURMD_NODENAME" --gres=none ' if flags else ""
+    command = shlex.join([*(launcher or [python, "-m", LAUNCHER_MODULE]), *told])
     return [
-        *(["# Every step runs in the image."] if settings.runtime != "none" else []),
-        f'step() {{ {shlex.join([*_SRUN, *flags])} "$@"; }}',
         f"python=({shlex.join([*prefix, python, '-m'])})",
         'about=(--run-dir "$run" --attempt "$attempt")',
-        f"budget=({budget})",
+        f"budget=({shlex.join(budget)})",
         'meeting="$run/work/coordinator-$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}.json"',
         "",
-        "# The coordinator decides who belongs to the group; it lives beside the first launcher.",
-        f'{one} sam3ft_launch.slurm.coordinate "${{about[@]}}" --port-file "$meeting" --nodes {plan.nodes} &',
+        "# The coordinator decides who belongs to the group. It ends when its file is removed.",
+        'address=$(scontrol show node "$SLURMD_NODENAME" --oneliner | sed -n "s/.* NodeAddr=\\([^ ]*\\).*/\\1/p")',
+        f'{beside}"${{python[@]}}" sam3ft_launch.slurm.coordinate --address "$address" --port-file "$meeting" \\',
+        f'  --attempt "$attempt" --nodes {plan.nodes} &',
         "coordinator=$!",
-        'until [ -e "$meeting" ]; do kill -0 "$coordinator" 2> /dev/null || exit 1; sleep 0.1; done',
+        "dismiss() {",
+        '  rm -f "$meeting"',
+        '  for _ in {1..50}; do kill -0 "$coordinator" 2> /dev/null || break; sleep 0.2; done',
+        "}",
+        'for _ in {1..600}; do [ -e "$meeting" ] && break; sleep 0.2; done',
         "",
         "# One launcher a node starts the workers, and ends with the code that says why.",
         "launchers() {",
-        f'  {all_nodes} sam3ft_launch.slurm.member "${{about[@]}}" --port-file "$meeting" -- \\',
-        f'    {command} {told} "${{budget[@]}}"',
+        '  rm -f "$run"/work/termination.json "$run"/work/node-*/termination.json',
+        f"  {step} --nodes={plan.nodes} --ntasks={plan.nodes} --ntasks-per-node=1 \\",
+        '    "${python[@]}" sam3ft_launch.slurm.member "${about[@]}" --port-file "$meeting" -- \\',
+        f'    {command} "${{budget[@]}}"',
         "}",
-        "# What follows from that: again SECONDS, requeue, or end CODE.",
+        "may_begin() { # nobody has asked to stop, and the coordinator is there",
+        '  ! grep -Eqs ""attempt": ?$attempt[,}]" "$run/stop.json" && kill -0 "$coordinator" 2> /dev/null',
+        "}",
+        "# What follows from their end: again SECONDS, requeue, queued, or end CODE.",
         "verdict() { # CODE [--cannot-requeue]",
-        f'  {one} sam3ft_launch.slurm.verdict "${{about[@]}}" "${{budget[@]}}" \\',
-        '    --word "$(squeue -h -j "$SLURM_JOB_ID" -o %T)" --code "$@"',
+        f'  {beside}"${{python[@]}}" sam3ft_launch.slurm.verdict "${{about[@]}}" "${{budget[@]}}" \\',
+        '    --word "$(squeue -h -j "$SLURM_JOB_ID" -O State:32,RestartCnt:16)" --code "$@"',
         "}",
     ]
 
@@ -199,55 +209,56 @@ def _deadline(deadline_s: float) -> list[str]:
     return [
         "",
         "# activeDeadlineSeconds, from the first start on: a request to stop, as `sam3ft cancel` makes one.",
-        'began="$run/work/attempt-$attempt.began"',
+        'began="$run/work/$name.began"',
         '[ -e "$began" ] || date +%s > "$began"',
         "(",
+        "  trap - TERM",
         f'  left=$(($(cat "$began") + {math.ceil(deadline_s)} - $(date +%s)))',
         '  sleep "$((left > 0 ? left : 0))"',
         '  echo "activeDeadlineSeconds has passed; saving" >&2',
-        '  echo "{\\"attempt\\": $attempt, \\"grace_s\\": 86400}" > "$run/stop.json.tmp"',
+        f'  echo "{{\\"attempt\\": $attempt, \\"grace_s\\": {LONGEST_SAVE_S}}}" > "$run/stop.json.tmp"',
         '  mv "$run/stop.json.tmp" "$run/stop.json"',
-        '  scancel --quiet --signal=TERM "$SLURM_JOB_ID"',
         ") &",
     ]
 
 
 _SRUN = ("srun", "--overlap", "--cpu-bind=none", "--kill-on-bad-exit=0", "--wait=0")
-"""Steps share the job's nodes; one task that ends does not end the others, whose launchers save first."""
+"""One task that ends does not end the others, whose launchers save first; workers choose their cores themselves."""
 
 
 def _container(settings: SlurmSettings, folder: RunDir) -> tuple[list[str], list[str]]:
-    """Return what srun is told, and what stands before `python`, so that a step runs in the image."""
-    seen = [f"{path}:{path}" for path in (str(folder.root), *settings.mounts)]
+    """Return what srun is told, and what stands before `python`, so that it runs in the image."""
+    seen = ",".join(f"{path}:{path}" for path in (str(folder.root), *settings.mounts))
     if settings.runtime == "pyxis":
-        mounts = f"--container-mounts={','.join(seen)}"
-        return [f"--container-image={settings.image}", mounts, "--no-container-mount-home"], []
+        # With a name the image is unpacked once a node, and not for every step.
+        image = [f"--container-image={settings.image}", "--container-name=sam3ft"]
+        return [*image, f"--container-mounts={seen}", "--no-container-mount-home"], []
     if settings.runtime == "apptainer":
-        return [], ["apptainer", "exec", "--nv", "--no-home", "--bind", ",".join(seen), str(settings.image)]
+        return [], ["apptainer", "exec", "--nv", "--no-home", "--bind", seen, str(settings.image)]
     return [], []
 
 
 _LOOP = (
-    "leave() { # CODE",
-    "  # The coordinator, step 0, leaves by itself when no launcher is left.",
-    '  scancel --quiet --signal=TERM "$SLURM_JOB_ID.0" 2> /dev/null',
-    '  wait "$coordinator"',
-    '  exit "$1"',
-    "}",
-    "",
     "while :; do",
-    "  launchers",
-    "  code=$?",
-    '  next=$(verdict "$code")',
+    "  code=20",
+    "  if may_begin; then launchers; code=$?; fi",
+    "  next=",
+    '  for _ in 1 2 3; do [ -n "$next" ] || next=$(verdict "$code"); done',
     '  case "$next" in',
     "    'again '*) sleep \"${next#again }\" ;;",
     "    requeue)",
+    "      dismiss",
+    "      trap - TERM",
     '      if scontrol requeue "$SLURM_JOB_ID"; then sleep 600; fi',
     "      # The site does not let a job do that: the run ends as interrupted, and the same command goes on.",
     '      verdict "$code" --cannot-requeue',
-    '      leave "$code"',
+    '      exit "$code"',
     "      ;;",
-    '    *) leave "${next#end }" ;;',
+    "    *)",
+    '      [[ $next == "end "* ]] && rm -f "$run/attempt-$attempt.env"',
+    "      dismiss",
+    '      exit "${code:-1}"',
+    "      ;;",
     "  esac",
     "done",
 )

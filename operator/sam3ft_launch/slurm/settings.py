@@ -18,6 +18,8 @@ Line = Annotated[str, Field(max_length=1024, pattern=r"^[^\x00-\x1f\x7f]*$")]
 """One line of a script, without control characters."""
 Word = Annotated[str, Field(max_length=256, pattern=r"^[^\x00-\x20\x7f'\"\\$`;&|<>()*?\[\]{}~!#]+$")]
 """A word that means nothing to a shell."""
+Folder = Annotated[str, Field(max_length=256, pattern=r"^/[A-Za-z0-9_.+=@/-]*$")]
+"""An absolute path that means nothing to a shell, nor to a list of mounts."""
 
 
 class SlurmSettings(BaseModel):
@@ -47,7 +49,7 @@ class SlurmSettings(BaseModel):
     gpu_type: SlurmName | None = None
     runtime: Literal["none", "apptainer", "pyxis"] = "none"
     image: Word | None = None
-    mounts: tuple[Word, ...] = ()
+    mounts: tuple[Folder, ...] = ()
     python: Word | None = None
     setup: tuple[Line, ...] = ()
     options: tuple[Annotated[Line, Field(pattern=r"^--?[A-Za-z]")], ...] = ()
@@ -59,8 +61,6 @@ class SlurmSettings(BaseModel):
             raise ValueError(
                 f"runtime {self.runtime} with image {self.image}: apptainer and pyxis need an image, none takes none"
             )
-        if relative := [mount for mount in self.mounts if not mount.startswith("/")]:
-            raise ValueError(f"mount {relative[0]} is not an absolute path")
         return self
 
 

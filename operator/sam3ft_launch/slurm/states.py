@@ -76,10 +76,11 @@ _WORDS: Mapping[str, JobState] = {
     "DEADLINE": JobState.DEADLINE,
     "REVOKED": JobState.UNKNOWN,
 }
-_HELD = frozenset({"JobHeldUser", "JobHeldAdmin", "JobHoldMaxRequeue"})
+_HELD = re.compile(r"held|JobHoldMaxRequeue", re.IGNORECASE)
 _IMPOSSIBLE: Mapping[str, str] = {
     "PartitionNodeLimit": "the partition does not let one job have so many nodes; lower workers.nodes",
-    "PartitionConfig": "the partition has not so many nodes; lower workers.nodes or name another slurm.partition",
+    "PartitionConfig": "more nodes or time than the partition has; lower workers.nodes or slurm.timeLimit, or name "
+    "another slurm.partition",
     "PartitionTimeLimit": "longer than the partition allows; lower slurm.timeLimit or name another slurm.partition",
     "BadConstraints": "no node has what is asked for; look at workers.gpusPerNode and the options of the site",
     "ReqNodeNotAvail": "nodes that are asked for are not available; look at them with sinfo",
@@ -119,7 +120,7 @@ class JobView:
     def state(self) -> JobState:
         """What the word means, with the reason taken into account."""
         state = _WORDS.get(self.word, JobState.UNKNOWN)
-        if state is JobState.QUEUED and self.reason in _HELD:
+        if state is JobState.QUEUED and _HELD.search(self.reason):
             return JobState.HELD
         if state is JobState.QUEUED and self.restarts:
             return JobState.REQUEUED
@@ -128,7 +129,17 @@ class JobView:
     @property
     def is_impossible(self) -> bool:
         """It waits for what will not come by itself."""
-        return self.word == "PENDING" and self.reason in _IMPOSSIBLE
+        return self.word == "PENDING" and self._first_reason in _IMPOSSIBLE
+
+    @property
+    def _first_reason(self) -> str:
+        # Some carry a list behind a comma: ReqNodeNotAvail,_UnavailableNodes:n[1-2].
+        return self.reason.partition(",")[0]
+
+    @property
+    def remedy(self) -> str:
+        """What mends an impossible request; empty for others."""
+        return _IMPOSSIBLE.get(self._first_reason, "")
 
 
 def sentence(job: JobView) -> str:
@@ -136,7 +147,7 @@ def sentence(job: JobView) -> str:
     why = job.reason or "no reason yet"
     job_here = f"job {job.job_id}"
     if job.is_impossible:
-        return f"{job_here} cannot start ({job.reason}): {_IMPOSSIBLE[job.reason]}"
+        return f"{job_here} cannot start ({job.reason}): {job.remedy}"
     if job.state is JobState.HELD:
         return f"{job_here} is held ({why}); `scontrol release {job.job_id}` lets it go"
     if job.state is JobState.REQUEUED:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sam3ft_launch.folder.rundir import RunDir
 
-RUN_FOLDER = re.compile(r"/[A-Za-z0-9_.,:+=@ /-]*")
+RUN_FOLDER = re.compile(r"/[A-Za-z0-9_.+=@ /-]*")
 """Paths that mean the same to SLURM, to a shell and to a container's list of mounts."""
 
 

@@ -2,6 +2,7 @@
 
     again SECONDS     start the launchers again, in the same job
     requeue           put the job back into the queue; the checkpoint is saved
+    queued            nothing: SLURM has put it back already
     end CODE          the attempt is over
 
 It is also written into the job's report, which outlives SLURM's memory of the job.
@@ -28,8 +29,8 @@ from sam3ft_launch.slurm.arguments import parser_of
 from sam3ft_launch.slurm.record import JobReport, read_report, write
 
 NUM_ENDS_KEPT = 100
-_LEAVING = frozenset({"COMPLETING", "CANCELLED"})
-"""Words of a job that runs a step while it is being cancelled."""
+_LEAVING = frozenset({"COMPLETING", "CANCELLED", "PENDING", "REQUEUED"})
+"""Words of a job of which the script still runs, while SLURM has decided otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,23 +48,27 @@ class Next:
     message: str
 
 
-def code_of(step: int, words: Sequence[Termination]) -> int:
+def code_of(step: int, words: Sequence[Termination], *, nodes: int) -> int:
     """Return the code that speaks for all launchers.
 
-    A verdict of any of them (wrong data, no access, ...) counts, then success, then that all were asked to stop; else
-    it is the step's, which srun takes from the task with the highest.
+    As among the workers of a node: a verdict (wrong data, no access, ...) counts most, then success of all, then 20,
+    because the checkpoint that was asked for is committed, then the step's, which is the highest of its tasks'. Success
+    needs the word of every node: when one fails, srun ends with 0.
 
     Args:
         step: exit code of srun.
         words: last words of the nodes that left one, by slot.
+        nodes: of the job.
     """
-    verdicts = [word.code for word in words if rule_for(word.code).is_verdict]
+    codes = [word.code for word in words]
+    verdicts = [code for code in codes if rule_for(code).is_verdict]
     if verdicts:
         return verdicts[0]
-    if step == ExitCode.SUCCEEDED:
+    if step == ExitCode.SUCCEEDED and codes == [ExitCode.SUCCEEDED] * nodes:
         return step
-    asked = bool(words) and {word.code for word in words} <= {ExitCode.INTERRUPTED, ExitCode.SUCCEEDED}
-    return int(ExitCode.INTERRUPTED) if asked and step == ExitCode.INTERRUPTED else step
+    if ExitCode.INTERRUPTED in codes:
+        return int(ExitCode.INTERRUPTED)
+    return step or int(ExitCode.PEER_LOST)
 
 
 def decide(
@@ -71,6 +76,7 @@ def decide(
     *,
     budget: RestartBudget,
     word: str,
+    is_requeued: bool,
     stop_requested: bool,
     can_requeue: bool,
 ) -> Next:
@@ -80,6 +86,7 @@ def decide(
         ends: every end of the attempt, oldest first, at least one.
         budget: the run's failure policy.
         word: SLURM's word for the job; empty when it did not answer.
+        is_requeued: SLURM counts another start of the job already.
         stop_requested: somebody asked the run to stop.
         can_requeue: the site lets the job go back into the queue.
     """
@@ -87,8 +94,7 @@ def decide(
     if code == ExitCode.SUCCEEDED:
         return Next("end 0", code, rule_for(code).advice)
     if word in _LEAVING and not stop_requested:
-        said = "The job was cancelled with scancel; the same command goes on from the newest checkpoint."
-        return Next(f"end {code}", code, said)
+        return _left(code, is_requeued=is_requeued)
     verdict = decide_restart(ends, budget=budget, stop_requested=stop_requested)
     if isinstance(verdict, EndRun):
         return Next(f"end {verdict.code}", verdict.code, verdict.why)
@@ -100,13 +106,25 @@ def decide(
     return Next(f"end {code}", code, said)
 
 
+def _left(code: int, *, is_requeued: bool) -> Next:
+    if is_requeued:
+        return Next("queued", None, "SLURM has put the job back into the queue")
+    said = "The job was cancelled with scancel; the same command goes on from the newest checkpoint."
+    return Next(f"end {code}", code, said)
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Decide, write the report, print the line; always 0 but for wrong arguments."""
+    """Decide, write the report, print the line; returns 0.
+
+    Raises:
+        StorageDenied: the report cannot be read or written.
+    """
     given = _options(argv)
     folder: RunDir = given.run_dir
-    words = [word for slot in range(_num_nodes()) if (word := read_last_word(_last_word(folder, slot))) is not None]
-    code = code_of(given.code, words)
-    report = read_report(folder.slurm_job, attempt=given.attempt) or _first_report(given.attempt)
+    found = [read_last_word(_last_word(folder, slot)) for slot in range(_num_nodes())]
+    words = [said for said in found if said is not None]
+    code = code_of(given.code, words, nodes=_num_nodes())
+    report = read_report(folder.slurm_job, attempt=given.attempt) or JobReport(attempt=given.attempt)
     if not given.cannot_requeue:
         end = PastEnd(
             code=code,
@@ -114,10 +132,11 @@ def main(argv: list[str] | None = None) -> int:
             at_unix_s=time.time(),
             commit_step=read_commit_step(folder.progress),
         )
-        report = report.model_copy(
-            update={"starts": report.starts + 1, "ends": (*report.ends, end)[-NUM_ENDS_KEPT:], "job_id": _job_id()}
-        )
-    has_word = any(word.code == code for word in words)
+        ends = (*report.ends, end)[-NUM_ENDS_KEPT:]
+        wrote = {"job_id": os.environ.get("SLURM_JOB_ID", ""), "host": socket.gethostname()}
+        report = report.model_copy(update={"starts": report.starts + 1, "ends": ends, **wrote})
+    word, _, count = " ".join(given.word.split()).partition(" ")
+    has_word = any(said.code == code for said in words)
     following = decide(
         [LauncherEnd(end.code, end.at_unix_s, has_word, end.commit_step) for end in report.ends],
         budget=RestartBudget(
@@ -125,12 +144,13 @@ def main(argv: list[str] | None = None) -> int:
             window_s=int(given.restart_window_s),
             max_without_progress=given.max_without_progress,
         ),
-        word=given.word,
+        word=word,
+        is_requeued=count.isdecimal() and int(count) > int(os.environ.get("SLURM_RESTART_COUNT") or 0),
         stop_requested=read_stop_request(folder.stop_request, attempt=given.attempt) is not None,
         can_requeue=not given.cannot_requeue,
     )
     if following.code is not None:
-        said = next((word.message for word in words if word.code == code and word.message), "")
+        said = next((said.message for said in words if said.code == code and said.message), "")
         report = report.model_copy(
             update={
                 "code": following.code,
@@ -141,14 +161,17 @@ def main(argv: list[str] | None = None) -> int:
         )
     write(folder.slurm_job, report)
     print(following.line)
-    print(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} job {_job_id()}: {following.message}", file=sys.stderr)
+    print(
+        f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} job {report.job_id}: {following.message}",
+        file=sys.stderr,
+    )
     return 0
 
 
 def _options(argv: list[str] | None) -> argparse.Namespace:
     parser = parser_of("sam3ft_launch.slurm.verdict", "Say what follows from the launchers' end.")
     parser.add_argument("--code", type=int, required=True, help="exit code of the launchers' step")
-    parser.add_argument("--word", default="", help="SLURM's word for the state of the job")
+    parser.add_argument("--word", default="", help="the job's State and RestartCnt, from squeue")
     parser.add_argument("--cannot-requeue", action="store_true", help="scontrol has refused")
     parser.add_argument("--max-restarts", type=int, required=True)
     parser.add_argument("--restart-window-s", type=float, required=True)
@@ -160,17 +183,8 @@ def _num_nodes() -> int:
     return int(os.environ.get("SLURM_JOB_NUM_NODES", "1"))
 
 
-def _job_id() -> str:
-    return os.environ.get("SLURM_JOB_ID", "")
-
-
 def _last_word(folder: RunDir, slot: int) -> Path:
     return folder.node_work(slot) / folder.last_word.name
-
-
-def _first_report(attempt: int) -> JobReport:
-    began = float(os.environ.get("SLURM_JOB_START_TIME") or time.time())
-    return JobReport(attempt=attempt, job_id=_job_id(), host=socket.gethostname(), started_unix_s=began)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 The environment variable SCRIPT holds space-separated acts, one for each start; the last one repeats:
     end:CODE    write a last word and end with CODE
     die:SIGNAL  end by that signal, without a last word
-    wait        report progress, then end with 20 on SIGTERM
-    deaf        report progress and ignore SIGTERM
+    wait        report progress, then end with 20 on SIGTERM or SIGUSR2
+    deaf        report progress and ignore both
 """
 
 import argparse
@@ -46,10 +46,11 @@ if act == "end":
     leave(int(value))
 if act == "die":
     os.kill(os.getpid(), int(value))
-if act == "wait":
-    signal.signal(signal.SIGTERM, lambda *_: leave(20))
-if act == "deaf":
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+for asked in (signal.SIGTERM, signal.SIGUSR2):
+    if act == "wait":
+        signal.signal(asked, lambda *_: leave(20))
+    if act == "deaf":
+        signal.signal(asked, signal.SIG_IGN)
 (work / PROGRESS_FILE).write_text(Progress(state="training", step=3, total_steps=9).model_dump_json())
 while True:
     time.sleep(0.05)

@@ -1,0 +1,89 @@
+"""What is seen of an attempt, from the job's own report, the trainer's files and the scheduler's word."""
+
+import time
+from pathlib import Path
+
+from sam3ft_api.exit_codes import ExitCode
+from sam3ft_launch.backend import Observed, RunState
+from sam3ft_launch.folder.last_word import read_last_word, read_progress
+from sam3ft_launch.folder.rundir import RunDir
+from sam3ft_launch.slurm.record import JobReport
+from sam3ft_launch.slurm.states import JobState, JobView, sentence
+
+_CODES = {
+    JobState.OUT_OF_MEMORY: ExitCode.KILLED,
+    JobState.CANCELLED: ExitCode.TERMINATED,
+    JobState.TIME_LIMIT: ExitCode.TERMINATED,
+    JobState.PREEMPTED: ExitCode.TERMINATED,
+    JobState.DEADLINE: ExitCode.TERMINATED,
+    JobState.NODE_FAILURE: ExitCode.PEER_LOST,
+}
+"""Codes of attempts whose script had no last word: SLURM ended it from outside."""
+_WHY = {
+    JobState.OUT_OF_MEMORY: "SLURM ended the job for lack of host memory; ask for more with workers.resources.memory",
+    JobState.CANCELLED: "the job was cancelled with scancel",
+    JobState.TIME_LIMIT: "the time limit was reached before the run had saved; raise slurm.timeLimit, or "
+    "workers.terminationGracePeriodSeconds, which is how long before the limit it begins to save",
+    JobState.PREEMPTED: "the job was preempted, and the site does not put such jobs back into the queue",
+    JobState.NODE_FAILURE: "a node failed, and the site does not put such jobs back into the queue",
+    JobState.DEADLINE: "the deadline of the job has passed",
+}
+
+
+def ended(folder: RunDir, report: JobReport, code: int) -> Observed:
+    """Return the state of an attempt whose job has said its last word."""
+    state = RunState.FAILED
+    if code == ExitCode.SUCCEEDED:
+        state = RunState.SUCCEEDED
+    elif code == ExitCode.INTERRUPTED:
+        state = RunState.INTERRUPTED
+    return Observed(
+        state,
+        exit_code=code,
+        reason=report.reason,
+        message=report.message,
+        node=report.host,
+        heartbeat_age_s=_age_s(folder.progress),
+        progress=read_progress(folder.progress),
+        restarts=max(0, report.starts - 1),
+    )
+
+
+def going_on(folder: RunDir, report: JobReport | None, job: JobView) -> Observed:
+    """Return the state of an attempt whose job has not said its last word."""
+    progress = read_progress(folder.progress)
+    restarts = report.starts if report else 0
+    if job.state.is_over and (word := read_last_word(folder.last_word)) is not None:
+        # It was cancelled from outside; the launchers have saved, and the script could not start another step.
+        state = RunState.INTERRUPTED if word.code == ExitCode.INTERRUPTED else RunState.FAILED
+        return Observed(
+            state,
+            exit_code=word.code or int(ExitCode.INTERNAL_ERROR),
+            reason=str(job.state),
+            message=f"{_WHY.get(job.state, f'the job ended as {job.word}')}; {word.message}",
+            node=job.nodes,
+            progress=progress,
+            restarts=restarts,
+        )
+    if job.state.is_over:
+        code = int(_CODES.get(job.state, ExitCode.INTERNAL_ERROR))
+        why = _WHY.get(job.state, f"the job ended as {job.word} without a last word; its log is {folder.log}")
+        state = RunState.INTERRUPTED if job.state is JobState.CANCELLED else RunState.FAILED
+        return Observed(state, exit_code=code, reason=str(job.state), message=why, node=job.nodes, progress=progress)
+    is_running = job.state in (JobState.RUNNING, JobState.ENDING) and progress is not None
+    return Observed(
+        RunState.RUNNING if is_running else RunState.PENDING,
+        reason=str(job.state),
+        message="" if job.state is JobState.RUNNING else sentence(job),
+        node=job.nodes,
+        heartbeat_age_s=_age_s(folder.progress),
+        progress=progress,
+        restarts=restarts,
+    )
+
+
+def _age_s(path: Path) -> float | None:
+    try:
+        return max(0.0, time.time() - path.stat().st_mtime)
+    except FileNotFoundError:
+        return None

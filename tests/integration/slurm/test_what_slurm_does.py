@@ -1,0 +1,177 @@
+"""What SLURM does to a job: preemption, requeue, time limit, node failure, cancellation; and a scheduler away."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from slurm_fixtures import running_slurm
+from slurm_runs import Runs, fill, folder_of, num_starts
+from slurm_site import HIGH, SiteSettings, SlurmSite
+
+from sam3ft_api.exit_codes import ExitCode
+from sam3ft_launch.backend import RunState
+
+
+def test_a_preempted_run_saves_goes_back_into_the_queue_and_goes_on(runs: Runs, slurm_site: SlurmSite):
+    handle = runs.submit("wait end:0")
+    runs.until_running(handle)
+
+    fill(slurm_site, partition=HIGH, seconds=2)
+
+    observed = runs.until_over(handle)
+    assert (RunState.SUCCEEDED, 1) == (observed.state, observed.restarts)
+    assert [ExitCode.INTERRUPTED, ExitCode.SUCCEEDED] == [end.code for end in runs.report(handle).ends]
+    assert 1 == runs.num_jobs(handle)
+
+
+def test_a_preempted_run_saves_where_sigterm_is_all_it_gets(tmp_path: Path):
+    with running_slurm(SiteSettings(user_signal=False)) as site:
+        runs = Runs(site, tmp_path)
+        handle = runs.submit("wait end:0")
+        runs.until_running(handle)
+
+        fill(site, partition=HIGH, seconds=2)
+
+        assert RunState.SUCCEEDED is runs.until_over(handle).state
+        assert [20, 0] == [end.code for end in runs.report(handle).ends]
+
+
+def test_a_run_that_an_administrator_requeues_goes_on(runs: Runs, slurm_site: SlurmSite):
+    handle = runs.submit("wait end:0")
+    runs.until_running(handle)
+
+    slurm_site.ask(["scontrol", "requeue", runs.job_id(handle)])
+
+    observed = runs.until_over(handle)
+    assert RunState.SUCCEEDED is observed.state
+    assert 2 == num_starts(handle)
+
+
+def test_a_time_limit_is_met_with_a_save_and_another_turn(runs: Runs):
+    handle = runs.submit("wait end:0", slurm={"time_limit_s": 120}, grace_s=30.0)
+    runs.until_running(handle)
+
+    observed = runs.until_over(handle)
+
+    assert RunState.SUCCEEDED is observed.state
+    assert [20, 0] == [end.code for end in runs.report(handle).ends]
+
+
+def test_a_node_that_fails_sends_the_run_back_into_the_queue(tmp_path: Path):
+    with running_slurm() as site:
+        runs = Runs(site, tmp_path)
+        handle = runs.submit("wait end:0")
+        node = runs.until_running(handle).node
+
+        site.ask(["scontrol", "update", f"nodename={node}", "state=down", "reason=test"])
+
+        observed = runs.until_over(handle)
+        assert RunState.SUCCEEDED is observed.state
+        assert 2 == num_starts(handle)
+
+
+def test_a_run_that_somebody_cancels_with_scancel_saves_and_is_not_begun_again(runs: Runs, slurm_site: SlurmSite):
+    handle = runs.submit("wait")
+    runs.until_running(handle)
+
+    slurm_site.ask(["scancel", runs.job_id(handle)])
+
+    observed = runs.until_over(handle)
+    assert (RunState.INTERRUPTED, ExitCode.INTERRUPTED) == (observed.state, observed.exit_code)
+    time.sleep(8)  # a requeued job would be eligible after 6 s
+    assert 1 == num_starts(handle)
+
+
+def test_a_run_that_is_cancelled_while_it_waits_never_starts(runs: Runs, slurm_site: SlurmSite):
+    fill(slurm_site, partition=HIGH, seconds=6)
+    handle = runs.submit("wait")
+
+    runs.backend.cancel(handle, grace_s=60)
+
+    observed = runs.until_over(handle)
+    assert RunState.INTERRUPTED is observed.state
+    assert 0 == num_starts(handle)
+
+
+def test_a_scheduler_that_is_away_changes_nothing_about_a_run(tmp_path: Path):
+    with running_slurm() as site:
+        runs = Runs(site, tmp_path)
+        handle = runs.submit("wait")
+        runs.until_running(handle)
+
+        site.controller.stop()
+        for _ in range(2):
+            assert RunState.RUNNING is runs.backend.observe(handle).state
+        site.controller.start()
+
+        runs.until(handle, lambda _: site.ask(["squeue", "-h"], check=False) != "")
+        assert RunState.RUNNING is runs.backend.observe(handle).state
+        runs.backend.cancel(handle, grace_s=30)
+        assert ExitCode.INTERRUPTED == runs.until_over(handle).exit_code
+
+
+def test_a_job_that_the_scheduler_has_forgotten_is_known_by_its_own_report(tmp_path: Path):
+    with running_slurm(SiteSettings(forget_s=2)) as site:
+        runs = Runs(site, tmp_path)
+        handle = runs.submit("end:11")
+
+        assert ExitCode.INVALID_DATASET == runs.until_over(handle).exit_code
+
+        give_up_s = time.monotonic() + 60
+        while runs.num_jobs(handle) and time.monotonic() < give_up_s:
+            time.sleep(1)
+        observed = runs.new_backend().observe(handle)
+        assert (0, ExitCode.INVALID_DATASET) == (runs.num_jobs(handle), observed.exit_code)
+        assert "the script said 11" == observed.message
+
+
+def test_a_job_that_dies_without_a_word_is_not_taken_for_success(runs: Runs, slurm_site: SlurmSite):
+    handle = runs.submit("wait")
+    runs.until_running(handle)
+
+    for pid in slurm_site.job_processes():
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        if b"slurm_script" in command:
+            os.kill(pid, signal.SIGKILL)
+
+    observed = runs.until_over(handle)
+    assert observed.state in (RunState.FAILED, RunState.INTERRUPTED)
+    assert observed.exit_code
+
+
+def test_impossible_requests_are_told_with_what_mends_them(runs: Runs):
+    handle = runs.submit("wait", nodes=9)
+
+    observed = runs.until(handle, lambda seen: "cannot start" in seen.message, within_s=30)
+
+    assert RunState.PENDING is observed.state
+    assert "lower workers.nodes" in observed.message
+
+
+def test_a_limit_beyond_the_partitions_is_told(runs: Runs):
+    handle = runs.submit("wait", slurm={"time_limit_s": 90 * 60})
+
+    observed = runs.until(handle, lambda seen: "cannot start" in seen.message, within_s=30)
+
+    assert "slurm.timeLimit" in observed.message
+
+
+def test_the_deadline_of_a_run_ends_it_with_a_save(runs: Runs):
+    handle = runs.submit("wait", deadline_s=6.0)
+
+    observed = runs.until_over(handle)
+
+    assert (RunState.INTERRUPTED, ExitCode.INTERRUPTED) == (observed.state, observed.exit_code)
+    assert "activeDeadlineSeconds has passed" in runs.log(handle)
+
+
+def test_two_nodes_are_one_job_with_a_launcher_on_each(runs: Runs):
+    handle = runs.submit("end:0", nodes=2)
+
+    assert RunState.SUCCEEDED is runs.until_over(handle).state
+
+    folder = folder_of(handle)
+    assert (folder.work / "starts").exists()
+    assert (folder.node_work(1) / "starts").exists()
+    assert 1 == runs.num_jobs(handle)
