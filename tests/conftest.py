@@ -18,7 +18,7 @@ pytest_plugins = ["component_fixtures", "cluster_fixtures", "image_fixtures", "s
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let the golden files be written anew: look at what has changed before it is committed."""
-    parser.addoption("--write-golden", action="store_true", help="write tests/golden/kubernetes anew")
+    parser.addoption("--write-golden", action="store_true", help="write tests/golden anew")
 
 
 def pytest_configure() -> None:

@@ -45,6 +45,7 @@ class SiteSettings:
         nodes: how many; named n1, n2, ...
         cpus: cores that each node claims to have.
         memory_mib: memory that each node claims to have.
+        gpus: that each node claims to have; there are none.
         max_minutes: longest time that a partition gives to a job.
         grace_s: seconds between the first signal and the end of a job that is preempted.
         forget_s: seconds after which the controller forgets a job that has ended (MinJobAge).
@@ -56,6 +57,7 @@ class SiteSettings:
     nodes: int = 2
     cpus: int = 2
     memory_mib: int = 2000
+    gpus: int = 0
     max_minutes: int = 60
     grace_s: int = 30
     forget_s: int = 600
@@ -123,6 +125,8 @@ class SlurmSite:
             key.touch(mode=0o600)
             key.write_bytes(os.urandom(1024))
         self._conf.write_text(self._config())
+        if self.settings.gpus:
+            self._pretend_gpus(self.settings.gpus)
         for program in (self.munge, self.controller, *self.nodes.values()):
             program.start()
         self.wait_idle()
@@ -184,6 +188,13 @@ class SlurmSite:
                 found.append(int(entry.name))
         return found
 
+    def _pretend_gpus(self, count: int) -> None:
+        """Name a file for each GPU, as a site names its device nodes; SLURM looks whether they exist."""
+        for number in range(count):
+            (self.folder / f"gpu{number}").touch()
+        files = f"{self.folder}/gpu[0-{count - 1}]"
+        (self.folder / "gres.conf").write_text(f"Name=gpu Count={count} File={files}\n")
+
     def _munged(self) -> list[str]:
         names = {"key-file": "munge.key", "pid-file": "munged.pid", "log-file": "munged.out", "seed-file": "munge.seed"}
         return [
@@ -212,6 +223,7 @@ class SlurmSite:
             *("PreemptType=preempt/partition_prio", "PreemptMode=REQUEUE", "ReturnToService=2"),
             *(f"KillWait={settings.kill_wait_s}", f"MinJobAge={settings.forget_s}"),
             *(["SlurmctldParameters=preempt_send_user_signal"] if settings.user_signal else []),
+            *(["GresTypes=gpu"] if settings.gpus else []),
             *settings.extra,
         ]
         if not any(line.startswith("AccountingStorageType=") for line in settings.extra):
@@ -220,6 +232,7 @@ class SlurmSite:
             lines.append(
                 f"NodeName={name} NodeHostname={self._host} NodeAddr={HOST} Port={port} CPUs={settings.cpus} "
                 f"CoresPerSocket={settings.cpus} RealMemory={settings.memory_mib} State=UNKNOWN"
+                + (f" Gres=gpu:{settings.gpus}" if settings.gpus else "")
             )
         common = f"Nodes=ALL MaxTime={settings.max_minutes} State=UP"
         lines += [

@@ -41,7 +41,7 @@ with starts.open("a") as stream:
 number = len(starts.read_text().split())
 acts = os.environ["SCRIPT"].split()
 act, _, value = acts[min(number, len(acts)) - 1].partition(":")
-print(f"start {number}: {act} {value}", flush=True)
+print(f"start {number}: {act} {value}; {os.environ.get('SLURM_GPUS_ON_NODE', 'no')} GPUs", flush=True)
 if act == "end":
     leave(int(value))
 if act == "die":

@@ -10,7 +10,8 @@ from slurm_runs import Runs, fill, folder_of, num_starts
 from slurm_site import HIGH, SiteSettings, SlurmSite
 
 from sam3ft_api.exit_codes import ExitCode
-from sam3ft_launch.backend import RunState
+from sam3ft_launch.backend import Observed, RunState
+from sam3ft_launch.slurm.settings import SlurmSettings
 
 
 def test_a_preempted_run_saves_goes_back_into_the_queue_and_goes_on(runs: Runs, slurm_site: SlurmSite):
@@ -78,7 +79,7 @@ def test_a_run_that_somebody_cancels_with_scancel_saves_and_is_not_begun_again(r
     slurm_site.ask(["scancel", runs.job_id(handle)])
 
     observed = runs.until_over(handle)
-    assert (RunState.INTERRUPTED, ExitCode.INTERRUPTED) == (observed.state, observed.exit_code)
+    assert (RunState.INTERRUPTED, ExitCode.INTERRUPTED) == _end(observed)
     time.sleep(8)  # a requeued job would be eligible after 6 s
     assert 1 == num_starts(handle)
 
@@ -92,6 +93,29 @@ def test_a_run_that_is_cancelled_while_it_waits_never_starts(runs: Runs, slurm_s
     observed = runs.until_over(handle)
     assert RunState.INTERRUPTED is observed.state
     assert 0 == num_starts(handle)
+
+
+def test_a_run_that_is_cancelled_before_its_launchers_start_never_trains(slurm_site: SlurmSite, tmp_path: Path):
+    runs = Runs(slurm_site, tmp_path, SlurmSettings(poll_s=0.2, setup=("sleep 4",)))
+    handle = runs.submit("wait")
+    runs.until(handle, lambda seen: seen.reason == "Running")
+
+    runs.backend.cancel(handle, grace_s=60)
+
+    assert (RunState.INTERRUPTED, ExitCode.INTERRUPTED) == _end(runs.until_over(handle))
+    assert 0 == num_starts(handle)
+
+
+def test_gpus_are_the_launchers_alone(tmp_path: Path):
+    gpus = SiteSettings(gpus=2)
+    with running_slurm(gpus) as site:
+        for kind in ("gpus-per-node", "gres"):
+            runs = Runs(site, tmp_path / kind, SlurmSettings(poll_s=0.2, gpus=kind))
+            handle = runs.submit("end:0", gpus_per_node=2)
+
+            assert RunState.SUCCEEDED is runs.until_over(handle).state, runs.log(handle)
+            assert "2 GPUs" in runs.log(handle)
+            runs.close()
 
 
 def test_a_scheduler_that_is_away_changes_nothing_about_a_run(tmp_path: Path):
@@ -175,3 +199,7 @@ def test_two_nodes_are_one_job_with_a_launcher_on_each(runs: Runs):
     assert (folder.work / "starts").exists()
     assert (folder.node_work(1) / "starts").exists()
     assert 1 == runs.num_jobs(handle)
+
+
+def _end(observed: Observed) -> tuple[RunState, int | None]:
+    return observed.state, observed.exit_code
