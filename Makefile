@@ -12,7 +12,7 @@ INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 ARGS ?=
 
-.PHONY: help install components cluster-tools lock demo test test-unit test-operator test-soak soak e2e e2e-faults lint format types imports docstrings spelling package \
+.PHONY: help install components cluster-tools lock demo test test-unit test-operator test-slurm test-soak soak e2e e2e-faults lint format types imports docstrings spelling package \
 	bench-fullsize bench-loop bench-gpu bench-loss bench-upload bench-restore bench-stream bench-operator chart chart-files deploy images clean
 
 help: ## list the targets
@@ -46,6 +46,9 @@ test-unit: install ## the quick tests, at most 5 minutes
 test-operator: install components ## all tests of the operator: its parts, what it decides, and on real control planes
 	@$(PYTEST) tests/unit/engine tests/unit/decide tests/unit/kubernetes tests/property/test_decide_model.py \
 		tests/integration/cluster tests/integration/operator_real -m "not soak" $(ARGS)
+
+test-slurm: install components ## the SLURM backend, on real two-node sites: slurmctld, slurmd and munged as this user
+	@$(PYTEST) tests/unit/slurm tests/integration/slurm tests/contract -m "not soak" -k "slurm" $(ARGS)
 
 e2e: install components ## from helm install to a model that loads, on real nodes, told as a story (root; gigabytes)
 	@$(PYTEST) tests/e2e/test_from_install_to_model.py -m nodes -s -p no:randomly $(ARGS)
