@@ -12,7 +12,7 @@ from sam3ft_api.exit_codes import ExitCode
 from sam3ft_launch.backend import Handle, Observed, RunState
 
 
-def until(bench: Bench, handle: Handle, holds: Callable[[Observed], bool], timeout_s: float = 20.0) -> Observed:
+def until(bench: Bench, handle: Handle, holds: Callable[[Observed], bool], timeout_s: float = 60.0) -> Observed:
     give_up_at = time.monotonic() + timeout_s
     while not holds(observed := bench.backend.observe(handle)):
         assert time.monotonic() < give_up_at, f"still {observed}"
