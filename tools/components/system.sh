@@ -30,6 +30,9 @@ need debootstrap debootstrap
 for program in slurmctld slurmd sbatch munged; do
   PATH=$PATH:/usr/sbin need "$program" slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge
 done
+for program in slurmdbd mariadbd; do
+  PATH=$PATH:/usr/sbin need "$program" slurmdbd mariadb-server
+done
 for program in radosgw radosgw-admin ceph-mon ceph-osd ceph-authtool monmaptool; do
   need "$program" radosgw ceph-mon ceph-osd ceph-common
 done

@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from accounting import Accounting
 from ports import HOST, free_port
 from programs import Program
 
@@ -51,6 +52,7 @@ class SiteSettings:
         forget_s: seconds after which the controller forgets a job that has ended (MinJobAge).
         user_signal: a preempted job gets the signal that it has asked for, beside SIGTERM.
         kill_wait_s: seconds between SIGTERM and SIGKILL at the time limit and when a job is cancelled.
+        accounting: with slurmdbd and a MariaDB server of its own, so that `sacct` answers.
         extra: further lines of slurm.conf.
     """
 
@@ -63,6 +65,7 @@ class SiteSettings:
     forget_s: int = 600
     user_signal: bool = True
     kill_wait_s: int = 30
+    accounting: bool = False
     extra: tuple[str, ...] = ()
 
 
@@ -96,6 +99,7 @@ class SlurmSite:
             raise ValueError(f"{folder}: too long for a socket in it; choose a shorter path")
         self._path = f"{os.environ.get('PATH', '')}:{_SBIN}"
         self.munge = Program("munged", self._munged(), folder / "munged.log")
+        self.accounting = Accounting(folder, self._socket) if self.settings.accounting else None
         self.controller = self._program("slurmctld", ["slurmctld", "-D", "-f", str(self._conf)])
         self.nodes = {
             name: self._program(f"slurmd-{name}", ["slurmd", "-D", "-N", name, "-f", str(self._conf)])
@@ -127,7 +131,10 @@ class SlurmSite:
         self._conf.write_text(self._config())
         if self.settings.gpus:
             self._pretend_gpus(self.settings.gpus)
-        for program in (self.munge, self.controller, *self.nodes.values()):
+        self.munge.start()
+        if self.accounting is not None:
+            self.accounting.start()
+        for program in (self.controller, *self.nodes.values()):
             program.start()
         self.wait_idle()
 
@@ -152,8 +159,11 @@ class SlurmSite:
             give_up_s = time.monotonic() + _ENDED_S
             while self.job_processes() and time.monotonic() < give_up_s:
                 time.sleep(0.2)
-        for program in (*self.nodes.values(), self.controller, self.munge):
+        for program in (*self.nodes.values(), self.controller):
             program.stop()
+        if self.accounting is not None:
+            self.accounting.stop()
+        self.munge.stop()
         for pid in self.job_processes():
             _kill(pid)
 
@@ -226,8 +236,7 @@ class SlurmSite:
             *(["GresTypes=gpu"] if settings.gpus else []),
             *settings.extra,
         ]
-        if not any(line.startswith("AccountingStorageType=") for line in settings.extra):
-            lines.append("AccountingStorageType=accounting_storage/none")
+        lines += self.accounting.config() if self.accounting else ["AccountingStorageType=accounting_storage/none"]
         for name, port in zip(self.node_names, ports[1:], strict=True):
             lines.append(
                 f"NodeName={name} NodeHostname={self._host} NodeAddr={HOST} Port={port} CPUs={settings.cpus} "

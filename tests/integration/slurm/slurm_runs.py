@@ -124,6 +124,13 @@ def num_starts(handle: Handle) -> int:
     return len(path.read_text().split()) if path.exists() else 0
 
 
+def uid_of(runs: Runs, name: str = "cells") -> str:
+    """Return the identity of the run in a folder."""
+    record = read_record(RunDir(runs.folder / "runs" / name).slurm)
+    assert record is not None
+    return record.uid
+
+
 def fill(site: SlurmSite, *, partition: str, seconds: int) -> None:
     """Submit jobs of another kind that take every core of the site for some seconds."""
     script = site.folder / f"fill-{seconds}.sh"

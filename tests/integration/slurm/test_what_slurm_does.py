@@ -5,12 +5,14 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
 from slurm_fixtures import running_slurm
-from slurm_runs import Runs, fill, folder_of, num_starts
+from slurm_runs import Runs, fill, folder_of, num_starts, uid_of
 from slurm_site import HIGH, SiteSettings, SlurmSite
 
+from sam3ft_api.errors import InvalidConfig
 from sam3ft_api.exit_codes import ExitCode
-from sam3ft_launch.backend import Observed, RunState
+from sam3ft_launch.backend import Handle, Observed, RunState
 from sam3ft_launch.slurm.settings import SlurmSettings
 
 
@@ -162,6 +164,44 @@ def test_a_job_that_dies_without_a_word_is_not_taken_for_success(runs: Runs, slu
     observed = runs.until_over(handle)
     assert observed.state in (RunState.FAILED, RunState.INTERRUPTED)
     assert observed.exit_code
+
+
+def test_what_a_scheduler_has_forgotten_stands_in_its_accounting(tmp_path: Path):
+    with running_slurm(SiteSettings(forget_s=2, accounting=True)) as site:
+        runs = Runs(site, tmp_path)
+        handle = runs.submit("deaf")
+        runs.until_running(handle)
+        site.ask(["scancel", "--full", "--signal=KILL", runs.job_id(handle)])
+
+        runs.until(handle, lambda _: runs.num_jobs(handle) == 0)
+
+        observed = runs.new_backend().observe(handle)
+        assert observed.state in (RunState.FAILED, RunState.INTERRUPTED)
+        assert "ended as" in observed.message or "cancelled" in observed.message
+
+
+def test_a_partition_that_does_not_exist_is_refused_with_slurms_words(runs: Runs):
+    with pytest.raises(InvalidConfig, match=r"SLURM refuses the job: .*invalid partition") as refused:
+        runs.submit("wait", slurm={"partition": "moon"})
+
+    handle = Handle("slurm", uid_of(runs), 1, str(runs.folder / "runs/cells"))
+    observed = runs.backend.observe(handle)
+    assert (RunState.FAILED, ExitCode.INVALID_CONFIG, str(refused.value)) == (*_end(observed), observed.message)
+
+
+def test_munge_that_is_away_is_no_failure_of_the_run(tmp_path: Path):
+    with running_slurm() as site:
+        runs = Runs(site, tmp_path)
+        handle = runs.submit("wait end:0")
+        runs.until_running(handle)
+
+        site.munge.stop()
+        time.sleep(1)
+        assert RunState.RUNNING is runs.backend.observe(handle).state
+        site.munge.start()
+
+        site.ask(["scontrol", "requeue", runs.job_id(handle)])
+        assert RunState.SUCCEEDED is runs.until_over(handle).state
 
 
 def test_impossible_requests_are_told_with_what_mends_them(runs: Runs):
