@@ -8,6 +8,7 @@ from sam3ft_api.errors import InvalidConfig
 from sam3ft_api.fields import seconds
 from sam3ft_api.plan import JobPlan, Placement, SlurmPlacement
 from sam3ft_api.problems import find_problems, invalid_config
+from sam3ft_api.spec_workers import SlurmSpec, WorkersSpec
 from sam3ft_api.training import IdentityConfig
 from sam3ft_launch.folder.rundir import RunDir
 from sam3ft_launch.prepare import Prepared, cache_of_this_machine, limits_of, with_default_uris
@@ -52,8 +53,6 @@ def plan_on_slurm(
         raise InvalidConfig(
             f"--nproc {nproc}, and workers.gpusPerNode is {workers.gpus_per_node}: each process needs a GPU of its own"
         )
-    wanted = {"cpu": workers.resources.cpu, "memory": workers.resources.memory}
-    resources = {name: amount for name, amount in wanted.items() if amount is not None}
     config = with_default_uris(prepared.config, folder)
     config = config.model_copy(update={"identity": IdentityConfig(name=prepared.name, uid=uid)})
     try:
@@ -70,14 +69,25 @@ def plan_on_slurm(
             processes_per_node=nproc or max(1, workers.gpus_per_node),
             gpus_per_node=workers.gpus_per_node,
             env=cache_of_this_machine(config, environ),
-            placement=Placement(resources=resources),
-            slurm=SlurmPlacement(
-                site=slurm.site if slurm else settings.site or "here",
-                partition=(slurm.partition if slurm else None) or "",
-                account=(slurm.account if slurm else None) or "",
-                time_limit_s=seconds(slurm.time_limit) if slurm and slurm.time_limit else None,
-            ),
+            placement=_resources(workers),
+            slurm=_place(slurm, settings),
             **limits_of(spec),
         )
     except ValidationError as error:
         raise invalid_config(find_problems(error, JobPlan), source=f"{prepared.name}: plan") from None
+
+
+def _resources(workers: WorkersSpec) -> Placement:
+    wanted = {"cpu": workers.resources.cpu, "memory": workers.resources.memory}
+    return Placement(resources={name: amount for name, amount in wanted.items() if amount is not None})
+
+
+def _place(slurm: SlurmSpec | None, settings: SlurmSettings) -> SlurmPlacement:
+    if slurm is None:
+        return SlurmPlacement(site=settings.site or "here")
+    return SlurmPlacement(
+        site=slurm.site,
+        partition=slurm.partition or "",
+        account=slurm.account or "",
+        time_limit_s=seconds(slurm.time_limit) if slurm.time_limit else None,
+    )
