@@ -25,6 +25,9 @@ FOUND_WITHIN_S = 120.0
 """A shared file system may show a new file to other nodes only after a minute."""
 _POLL_S = 0.1
 _LOOK_EVERY_S = 1.0
+_LAUNCHERS = 4
+"""On one node, in one turn of the job."""
+_AGAIN_S = 1.0
 _ASKS = (signal.SIGTERM, signal.SIGUSR2)
 
 
@@ -52,7 +55,23 @@ def main(argv: list[str] | None = None) -> int:
         *("--coordinator", f"{shown}:{port}", "--address", own_address(host, port)),
         *("--node", f"node-{slot}", "--slot", str(slot), "--attempt", str(given.attempt)),
     ]
-    return run_launcher(command, folder, attempt=given.attempt)
+    return run_again(command, folder, word=word, attempt=given.attempt)
+
+
+def run_again(command: Sequence[str], folder: RunDir, *, word: Path, attempt: int) -> int:
+    """Run the launcher, and again when it was killed, so that the other nodes do not go on without this one.
+
+    On one node alone that is the verdict's to say.
+    """
+    several = int(os.environ.get("SLURM_JOB_NUM_NODES", "1")) > 1
+    for left in reversed(range(_LAUNCHERS)):
+        code = run_launcher(command, folder, attempt=attempt)
+        was_killed = code == ExitCode.KILLED and not word.exists()
+        if not (several and was_killed and left) or _request(folder, attempt) is not None:
+            return code
+        print(f"the launcher was killed; starting it again ({left} times more)", file=sys.stderr, flush=True)
+        time.sleep(_AGAIN_S)
+    raise AssertionError("unreachable")
 
 
 def run_launcher(command: Sequence[str], folder: RunDir, *, attempt: int) -> int:

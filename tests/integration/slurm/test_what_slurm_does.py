@@ -108,6 +108,15 @@ def test_a_run_that_is_cancelled_before_its_launchers_start_never_trains(slurm_s
     assert 0 == num_starts(handle)
 
 
+def test_a_launcher_that_is_killed_on_one_of_two_nodes_comes_back_there(runs: Runs):
+    handle = runs.submit("die:9 end:0", nodes=2)
+
+    assert RunState.SUCCEEDED is runs.until_over(handle).state
+
+    assert [0] == [end.code for end in runs.report(handle).ends]
+    assert 2 == len((folder_of(handle).node_work(1) / "starts").read_text().split())
+
+
 def test_gpus_are_the_launchers_alone(tmp_path: Path):
     gpus = SiteSettings(gpus=2)
     with running_slurm(gpus) as site:
