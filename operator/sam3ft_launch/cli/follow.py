@@ -137,9 +137,12 @@ def follow(backend: Backend[Any], handle: Handle, *, view: View, grace_s: float)
     The first Ctrl-C, SIGTERM or SIGHUP asks the run to save and end within `grace_s` seconds; the second ends it now.
     """
     with _counted_signals() as received, view:
-        handled = 0
+        handled, told = 0, ""
         while True:
             observed = backend.observe(handle)
+            if not observed.state.is_terminal and observed.message not in ("", told):
+                told = observed.message
+                view.say(told)
             view.show(observed)
             if observed.state.is_terminal:
                 return observed

@@ -15,6 +15,7 @@ from sam3ft_launch.cli.options import (
 from sam3ft_launch.cli.output import OutputFormat, OutputOption
 from sam3ft_launch.cli.session import drive, open_session, open_slurm_session
 from sam3ft_launch.prepare import load
+from sam3ft_launch.slurm.client import SlurmClient
 
 DetachOption = Annotated[
     bool, typer.Option("--detach", help="Return once it has started; it goes on without this terminal.")
@@ -45,6 +46,7 @@ def run(
         return run_on_cluster(place, file, assignments=assignments or (), detach=detach, output=output)
     prepared = load(file, assignments=assignments or ())
     if on_slurm:
+        SlurmClient().require_programs()  # before the data is looked at, which may take long
         return drive(open_slurm_session(prepared, nproc=nproc, run_dir=run_dir), detach=detach, output=output)
     session = open_session(prepared, nproc=nproc, run_dir=run_dir, detached=detach)
     return drive(session, detach=detach, output=output)

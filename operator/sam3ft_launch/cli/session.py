@@ -1,6 +1,7 @@
 """One run in a folder of its own, here or on a SLURM site, from its prepared form to its end."""
 
 import os
+import shlex
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -180,5 +181,5 @@ def _say_detached(session: Session, handle: Handle, output: OutputFormat) -> Non
     if output is OutputFormat.JSON:
         emit(event="submitted", name=session.plan.name, attempt=handle.attempt, folder=handle.location)
         return
-    where = session.folder.root
+    where = shlex.quote(str(session.folder.root))
     print(f"started; `sam3ft status {where}`, `sam3ft logs -f {where}` and `sam3ft cancel {where}` look after it")

@@ -134,12 +134,14 @@ class SlurmBackend:
             if number := self._find(folder, record):
                 return number
             write(folder.slurm, record.model_copy(update={"refused": str(refusal)}))
+            folder.slurm_environment(record.attempt).unlink(missing_ok=True)
             raise
 
     def observe(self, handle: Handle) -> Observed:
         """Return the state from the job's report, the trainer's progress file and the scheduler.
 
-        The scheduler is asked every `poll_s` of the settings at most; in between its last word stands.
+        The scheduler is asked every `poll_s` of the settings at most; in between its last word stands. The credentials
+        of an attempt that has been cancelled are removed.
 
         Raises:
             TransientError: a file exists and cannot be read, or nothing is known and the scheduler does not answer.
@@ -159,7 +161,11 @@ class SlurmBackend:
             report = self._report(folder, record)
         if report is not None and report.code is not None:
             return ended(folder, report, report.code)
-        return going_on(folder, report, job) if job is not None else _unseen(folder, record)
+        if job is None:
+            return _unseen(folder, record)
+        if job.state is JobState.CANCELLED:  # for good: nothing that is cancelled is requeued
+            folder.slurm_environment(record.attempt).unlink(missing_ok=True)
+        return going_on(folder, report, job, attempt=record.attempt)
 
     def cancel(self, handle: Handle, *, grace_s: float) -> None:
         """Ask the launchers to save and end; a job that does not run, or has no time to save, is ended at once.
@@ -221,8 +227,8 @@ class SlurmBackend:
         record = read_record(folder.slurm)
         if record is not None and record.uid != submission.uid:
             raise Fenced(
-                f"run folder {folder.root} belongs to the run {record.name!r} ({record.uid}); "
-                "name another folder with --run-dir"
+                f"run folder {folder.root} belongs to the run {record.name!r} ({record.uid}), begun by another "
+                f"process; follow it with `sam3ft logs -f {folder.root}`, or name another folder with --run-dir"
             )
         if record is not None and record.attempt > submission.attempt:
             raise Fenced(f"attempt {submission.attempt} of {record.name!r} is superseded by attempt {record.attempt}")

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ _FIELDS = ("JobID", "Name", "State", "Reason", "RestartCnt", "NodeList")
 _FORMAT = ",".join(f"{field}:256" for field in _FIELDS)
 _SACCT_FIELDS = "JobIDRaw,JobName,State,Reason,NodeList"
 _MAX_WORDS = 600
+_NOT_HERE = "{} is not on this machine; run on a login node of the site, where SLURM's programs are"
 _CHANGES_ANSWERS = re.compile(r"(SBATCH|SQUEUE|SCANCEL|SACCT|SLURM)_(?!CONF$|JWT$|CLUSTERS$)")
 """Variables of a user's, or of a job in which this runs, that would change what is submitted or shown."""
 _AWAY = re.compile(
@@ -46,6 +48,16 @@ class SlurmClient:
         self._environ["LC_ALL"] = "C"
         self._answer_s = answer_s
         self.calls = 0
+
+    def require_programs(self) -> None:
+        """Make sure that this machine has SLURM's programs.
+
+        Raises:
+            InvalidConfig: one is missing.
+        """
+        for name in ("sbatch", "squeue", "scancel"):
+            if shutil.which(name, path=self._environ.get("PATH")) is None:
+                raise InvalidConfig(_NOT_HERE.format(name))
 
     def submit(self, script: str, options: Sequence[str] = ()) -> str:
         """Submit a script and return the number of the job.
@@ -158,9 +170,7 @@ class SlurmClient:
                 check=False,
             )
         except FileNotFoundError:
-            raise InvalidConfig(
-                f"{command[0]} is not on this machine; run on a login node of the site, where SLURM's programs are"
-            ) from None
+            raise InvalidConfig(_NOT_HERE.format(command[0])) from None
         except subprocess.TimeoutExpired:
             raise TransientError(f"{command[0]} did not answer within {self._answer_s:g} s") from None
         return done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")

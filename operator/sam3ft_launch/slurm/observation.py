@@ -7,6 +7,7 @@ from sam3ft_api.exit_codes import ExitCode
 from sam3ft_launch.backend import Observed, RunState
 from sam3ft_launch.folder.last_word import read_last_word, read_progress
 from sam3ft_launch.folder.rundir import RunDir
+from sam3ft_launch.folder.stop import read_stop_request
 from sam3ft_launch.slurm.record import JobReport
 from sam3ft_launch.slurm.states import JobState, JobView, sentence
 
@@ -49,9 +50,13 @@ def ended(folder: RunDir, report: JobReport, code: int) -> Observed:
     )
 
 
-def going_on(folder: RunDir, report: JobReport | None, job: JobView) -> Observed:
+def going_on(folder: RunDir, report: JobReport | None, job: JobView, *, attempt: int) -> Observed:
     """Return the state of an attempt whose job has not said its last word."""
     progress = read_progress(folder.progress)
+    if job.state is JobState.CANCELLED and read_stop_request(folder.stop_request, attempt=attempt) is not None:
+        said = "cancelled while no worker ran; nothing was lost"
+        code = int(ExitCode.INTERRUPTED)
+        return Observed(RunState.INTERRUPTED, exit_code=code, reason="Interrupted", message=said, progress=progress)
     restarts = report.starts if report else 0
     if job.state.is_over and (word := read_last_word(folder.last_word)) is not None:
         # It was cancelled from outside; the launchers have saved, and the script could not start another step.
@@ -67,14 +72,14 @@ def going_on(folder: RunDir, report: JobReport | None, job: JobView) -> Observed
         )
     if job.state.is_over:
         code = int(_CODES.get(job.state, ExitCode.INTERNAL_ERROR))
-        why = _WHY.get(job.state, f"the job ended as {job.word} without a last word; its log is {folder.log}")
+        why = _WHY.get(job.state) or _without_a_word(folder, job)
         state = RunState.INTERRUPTED if job.state is JobState.CANCELLED else RunState.FAILED
         return Observed(state, exit_code=code, reason=str(job.state), message=why, node=job.nodes, progress=progress)
     is_running = job.state in (JobState.RUNNING, JobState.ENDING) and progress is not None
     return Observed(
         RunState.RUNNING if is_running else RunState.PENDING,
         reason=str(job.state),
-        message="" if job.state is JobState.RUNNING else sentence(job),
+        message="" if is_running else sentence(job),
         node=job.nodes,
         heartbeat_age_s=_age_s(folder.progress),
         progress=progress,
@@ -87,3 +92,9 @@ def _age_s(path: Path) -> float | None:
         return max(0.0, time.time() - path.stat().st_mtime)
     except FileNotFoundError:
         return None
+
+
+def _without_a_word(folder: RunDir, job: JobView) -> str:
+    if folder.log.exists():
+        return f"the job ended as {job.word} without a last word; its log is {folder.log}"
+    return f"job {job.job_id} ended as {job.word} before its script began; `scontrol show job {job.job_id}` may say why"

@@ -79,8 +79,8 @@ _WORDS: Mapping[str, JobState] = {
 _HELD = re.compile(r"held|JobHoldMaxRequeue", re.IGNORECASE)
 _IMPOSSIBLE: Mapping[str, str] = {
     "PartitionNodeLimit": "the partition does not let one job have so many nodes; lower workers.nodes",
-    "PartitionConfig": "more nodes or time than the partition has; lower workers.nodes or slurm.timeLimit, or name "
-    "another slurm.partition",
+    "PartitionConfig": "more nodes, time, cores, memory or GPUs than the partition has; lower workers.nodes, "
+    "slurm.timeLimit, workers.resources or workers.gpusPerNode, or name another slurm.partition",
     "PartitionTimeLimit": "longer than the partition allows; lower slurm.timeLimit or name another slurm.partition",
     "BadConstraints": "no node has what is asked for; look at workers.gpusPerNode and the options of the site",
     "ReqNodeNotAvail": "nodes that are asked for are not available; look at them with sinfo",
@@ -152,6 +152,8 @@ def sentence(job: JobView) -> str:
         return f"{job_here} is held ({why}); `scontrol release {job.job_id}` lets it go"
     if job.state is JobState.REQUEUED:
         return f"{job_here} is in the queue again ({why}); SLURM lets it wait about two minutes"
+    if job.state is JobState.RUNNING:
+        return f"{job_here} runs on {job.nodes}; its workers are starting"
     if job.state is not JobState.QUEUED:
         return f"{job_here} is {job.word}" + (f" ({job.reason})" if job.reason else "")
     for_what = "nodes"

@@ -151,6 +151,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     if following.code is not None:
         said = next((said.message for said in words if said.code == code and said.message), "")
+        if word in _LEAVING:  # that somebody has cancelled the job explains more than that it was asked to stop
+            said = f"{following.message} {said}".strip()
         report = report.model_copy(
             update={
                 "code": following.code,

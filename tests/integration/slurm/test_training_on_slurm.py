@@ -46,7 +46,9 @@ def test_a_preempted_run_goes_on_without_losing_a_committed_step(tmp_path: Path)
         stdout, stderr = process.communicate(timeout=600)
         log = (tmp_path / "runs/blood-cells/work/run.log").read_text()
         assert (0, "") == (process.returncode, stderr), log
-        ended = json_lines(stdout)[-1]
+        told = json_lines(stdout)
+        ended = told[-1]
+        assert [] != [line for line in told if line["event"] == "notice" and "workers are starting" in line["message"]]
         assert ("ended", 12) == (ended["event"], ended["step"])
         assert "test" == ended["scores"]["final"]["split"]
         status = json.loads(cli("status", "-o", "json").stdout)

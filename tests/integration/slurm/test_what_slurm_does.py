@@ -93,8 +93,10 @@ def test_a_run_that_is_cancelled_while_it_waits_never_starts(runs: Runs, slurm_s
     runs.backend.cancel(handle, grace_s=60)
 
     observed = runs.until_over(handle)
-    assert RunState.INTERRUPTED is observed.state
+    assert (RunState.INTERRUPTED, ExitCode.INTERRUPTED) == _end(observed)
+    assert "while no worker ran" in observed.message
     assert 0 == num_starts(handle)
+    assert not folder_of(handle).slurm_environment(1).exists()
 
 
 def test_a_run_that_is_cancelled_before_its_launchers_start_never_trains(slurm_site: SlurmSite, tmp_path: Path):
