@@ -166,11 +166,12 @@ def _programs(plan: JobPlan, settings: SlurmSettings, folder: RunDir, launcher: 
         *("--eviction-grace-s", f"{max(1.0, plan.grace_s - KILL_MARGIN_S):g}"),
         *(("--warm-spares",) if plan.warm_spares else ()),
     ]
-    step = shlex.join([*_SRUN, *flags])
+    step = '"${srun[@]}"'
     # Only pyxis needs a step to run something in the image; a job that is being cancelled may start none.
     beside = f'{step} --nodes=1 --ntasks=1 --nodelist="$SLURMD_NODENAME" --gres=none ' if flags else ""
     command = shlex.join([*(launcher or [python, "-m", LAUNCHER_MODULE]), *told])
     return [
+        f"srun=({shlex.join([*_SRUN, *flags])})",
         f"python=({shlex.join([*prefix, python, '-m'])})",
         'about=(--run-dir "$run" --attempt "$attempt")',
         f"budget=({shlex.join(budget)})",
