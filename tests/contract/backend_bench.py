@@ -5,9 +5,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from slurm_site import SlurmSite
+from typing import TYPE_CHECKING, Any
 
 from sam3ft_api.plan import JobPlan
 from sam3ft_api.training import TrainingConfig
@@ -16,6 +14,9 @@ from sam3ft_launch.local.backend import LocalBackend
 from sam3ft_launch.slurm.backend import SlurmBackend
 from sam3ft_launch.slurm.client import SlurmClient
 from sam3ft_launch.slurm.settings import SlurmSettings
+
+if TYPE_CHECKING:  # a test imports this file where nothing else of the tests is found
+    from slurm_site import SlurmSite
 
 FAKE_LAUNCHER = Path(__file__).parents[1] / "assets/launch/fake_launcher.py"
 
@@ -55,7 +56,7 @@ def local_bench(tmp_path: Path) -> Bench:
     return Bench(backend, _num_starts, lambda handle: Path(handle.location) / "checkpoints")
 
 
-def slurm_bench(tmp_path: Path, site: SlurmSite) -> Bench:
+def slurm_bench(tmp_path: Path, site: "SlurmSite") -> Bench:
     """Return the SLURM backend on a real site, with a launcher that follows a script.
 
     Args:

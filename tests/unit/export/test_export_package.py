@@ -267,7 +267,8 @@ def test_a_detector_from_a_video_folder_with_text_put_away_exports_as_a_plain_mo
 
     result = export_model(loaded.sam3, loaded.tokenizer, _facts(), _plan(tmp_path / "out", inputs, tmp_path))
 
-    assert 0.0 == result.check.largest_difference
+    # Not always 0: where a freshly loaded weight lies in memory decides about the last bits of a product.
+    assert result.check.largest_difference < 1e-6
     assert "sam3" == json.loads((tmp_path / "out" / "config.json").read_text())["model_type"]
     names = set(load_file(tmp_path / "out" / "model.safetensors"))
     assert not {name for name in names if name.startswith(("detector_model.", "tracker"))}
