@@ -42,6 +42,12 @@ class RunState(StrEnum):
         """True when nothing will change without a new submission."""
         return self not in (RunState.PENDING, RunState.RUNNING)
 
+    @classmethod
+    def of_end(cls, code: int) -> "RunState":
+        """Return the state of a run that has ended with an exit code."""
+        ends = {ExitCode.SUCCEEDED: cls.SUCCEEDED, ExitCode.INTERRUPTED: cls.INTERRUPTED}
+        return next((state for known, state in ends.items() if known == code), cls.FAILED)
+
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:

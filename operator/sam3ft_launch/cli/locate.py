@@ -16,7 +16,7 @@ from sam3ft_launch.local.record import RunRecord, read_record
 from sam3ft_launch.prepare import load
 from sam3ft_launch.slurm import record as slurm_record
 from sam3ft_launch.slurm.backend import SlurmBackend
-from sam3ft_launch.slurm.record import read_report
+from sam3ft_launch.slurm.record import JobReport, read_report
 from sam3ft_launch.slurm.settings import read_settings, settings_file
 
 RunArgument = Annotated[
@@ -65,16 +65,16 @@ class Found:
 
     def ends(self) -> tuple[PastEnd, ...]:
         """Return how launchers of the attempt have ended, success apart."""
-        report = None if self.record else read_report(self.folder.slurm_job, attempt=self.handle.attempt)
-        ends = self.record.ends if self.record else report.ends if report else ()
-        return tuple(end for end in ends if end.code != 0)
+        account = self._account()
+        return tuple(end for end in (account.ends if account else ()) if end.code != 0)
 
     def ended_unix_s(self) -> float | None:
         """Return when the attempt ended; None before that."""
-        if self.record is not None:
-            return self.record.ended_unix_s
-        report = read_report(self.folder.slurm_job, attempt=self.handle.attempt)
-        return report.ended_unix_s if report else None
+        account = self._account()
+        return account.ended_unix_s if account else None
+
+    def _account(self) -> RunRecord | JobReport | None:
+        return self.record or read_report(self.folder.slurm_job, attempt=self.handle.attempt)
 
 
 def locate(run: str | None) -> Found:

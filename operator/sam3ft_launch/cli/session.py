@@ -15,7 +15,7 @@ from sam3ft_api.plan import JobPlan
 from sam3ft_api.training import TrainingConfig
 from sam3ft_launch.backend import Backend, Handle
 from sam3ft_launch.cli.follow import follow, view_for
-from sam3ft_launch.cli.locate import look_into
+from sam3ft_launch.cli.locate import Found, look_into
 from sam3ft_launch.cli.output import OutputFormat, emit
 from sam3ft_launch.cli.summary import ending, ending_lines
 from sam3ft_launch.cli.trainer import ask_trainer, show_trainer
@@ -35,11 +35,13 @@ class Session:
         plan: every decision made.
         folder: the run folder; nothing is in it yet when the run is new.
         backend: where it will be submitted.
+        earlier: the run that the folder holds already; None for a new one.
     """
 
     plan: JobPlan
     folder: RunDir
     backend: Backend[Any]
+    earlier: Found | None
 
 
 def open_session(prepared: Prepared, *, nproc: int | None, run_dir: Path | None, detached: bool) -> Session:
@@ -48,7 +50,7 @@ def open_session(prepared: Prepared, *, nproc: int | None, run_dir: Path | None,
     Raises:
         InvalidConfig: the plan is impossible on this machine.
     """
-    folder, uid, attempt = _next_attempt(prepared, run_dir)
+    folder, earlier, uid, attempt = _next_attempt(prepared, run_dir)
     plan = plan_here(
         prepared,
         folder=folder,
@@ -56,7 +58,7 @@ def open_session(prepared: Prepared, *, nproc: int | None, run_dir: Path | None,
         attempt=attempt,
         nproc=nproc,
     )
-    return Session(plan, folder, LocalBackend(folder.root.parent, run_dir=folder.root, detached=detached))
+    return Session(plan, folder, LocalBackend(folder.root.parent, run_dir=folder.root, detached=detached), earlier)
 
 
 def open_slurm_session(prepared: Prepared, *, nproc: int | None, run_dir: Path | None) -> Session:
@@ -66,7 +68,7 @@ def open_slurm_session(prepared: Prepared, *, nproc: int | None, run_dir: Path |
         InvalidConfig: the plan is impossible there, or the site's settings are wrong.
     """
     settings = read_settings(settings_file(os.environ))
-    folder, uid, attempt = _next_attempt(prepared, run_dir)
+    folder, earlier, uid, attempt = _next_attempt(prepared, run_dir)
     plan = plan_on_slurm(
         prepared,
         folder=folder,
@@ -76,16 +78,16 @@ def open_slurm_session(prepared: Prepared, *, nproc: int | None, run_dir: Path |
         settings=settings,
         environ=os.environ,
     )
-    return Session(plan, folder, SlurmBackend(folder.root.parent, run_dir=folder.root, settings=settings))
+    return Session(plan, folder, SlurmBackend(folder.root.parent, run_dir=folder.root, settings=settings), earlier)
 
 
-def _next_attempt(prepared: Prepared, run_dir: Path | None) -> tuple[RunDir, str, int]:
-    """Return the run folder, the run's identity and the number of the attempt that comes next."""
+def _next_attempt(prepared: Prepared, run_dir: Path | None) -> tuple[RunDir, Found | None, str, int]:
+    """Return the run folder, what it holds, the run's identity and the number of the attempt that comes next."""
     folder = RunDir(run_dir.absolute() if run_dir else Path(RUNS_FOLDER).absolute() / prepared.name)
     found = look_into(folder)
     if found is None:
-        return folder, new_uid(), 1
-    return folder, found.handle.uid, found.handle.attempt + found.is_submitted
+        return folder, None, new_uid(), 1
+    return folder, found, found.handle.uid, found.handle.attempt + found.is_submitted
 
 
 def drive(session: Session, *, detach: bool, output: OutputFormat) -> int:
@@ -142,7 +144,7 @@ def config_file(config: TrainingConfig) -> Iterator[Path]:
 
 
 def _refuse_if_live(session: Session) -> None:
-    found = look_into(session.folder)
+    found = session.earlier
     if found is None:
         return
     if found.backend.name != session.backend.name:

@@ -11,8 +11,7 @@ from typing import Any
 
 from sam3ft_api.errors import InvalidConfig, Sam3ftError, UserError
 from sam3ft_api.exit_codes import ExitCode
-from sam3ft_launch.local.children import shell_code
-from sam3ft_launch.local.process import tether
+from sam3ft_launch.local.process import shell_code, tether
 
 TRAINER_COMMAND = (sys.executable, "-m", "sam3ft_trainer")
 _LAST_CHARS = 4000

@@ -1,5 +1,6 @@
 """What launcher and trainer left behind, read without raising: these files may be missing at any moment."""
 
+import time
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -28,3 +29,11 @@ def read_commit_step(progress_path: Path) -> int | None:
     """Return the step of the newest commit that the run has reported, None before the first."""
     progress = read_progress(progress_path)
     return progress.checkpoint_step if progress else None
+
+
+def heartbeat_age_s(progress_path: Path) -> float | None:
+    """Return how long ago the run last reported progress, seconds; None before the first report."""
+    try:
+        return max(0.0, time.time() - progress_path.stat().st_mtime)
+    except FileNotFoundError:
+        return None

@@ -83,6 +83,10 @@ class RunDir:
         """Work folder of one node of several that share this folder."""
         return self.work if slot == 0 else self.work / f"node-{slot}"
 
+    def node_last_word(self, slot: int) -> Path:
+        """The launcher's termination message of one node of several (JSON)."""
+        return self.node_work(slot) / self.last_word.name
+
     @property
     def stop_request(self) -> Path:
         """How much time the one who cancels grants."""

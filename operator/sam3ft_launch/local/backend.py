@@ -12,7 +12,7 @@ from sam3ft_api.errors import Fenced, Sam3ftError, StorageDenied
 from sam3ft_api.exit_codes import ExitCode
 from sam3ft_api.plan import JobPlan
 from sam3ft_launch.backend import Capabilities, Handle, Observed, RunState, TransientError, Unsupported
-from sam3ft_launch.folder.last_word import read_progress
+from sam3ft_launch.folder.last_word import heartbeat_age_s, read_progress
 from sam3ft_launch.folder.logs import follow_lines, last_lines
 from sam3ft_launch.folder.rundir import RunDir
 from sam3ft_launch.folder.stop import StopRequest, write_stop_request
@@ -146,7 +146,7 @@ class LocalBackend:
             reason="SupervisorGone" if gone else record.reason,
             message="the supervisor was killed; the same command resumes the run" if gone else record.message,
             node=record.host,
-            heartbeat_age_s=_age_s(folder.progress),
+            heartbeat_age_s=heartbeat_age_s(folder.progress),
             progress=progress,
             restarts=record.restarts,
         )
@@ -241,16 +241,7 @@ class LocalBackend:
 
 def _state_of(record: RunRecord, *, has_progress: bool) -> RunState:
     if record.phase == Phase.ENDED:
-        if record.exit_code == ExitCode.SUCCEEDED:
-            return RunState.SUCCEEDED
-        return RunState.INTERRUPTED if record.exit_code == ExitCode.INTERRUPTED else RunState.FAILED
+        return RunState.FAILED if record.exit_code is None else RunState.of_end(record.exit_code)
     if not is_alive(record.supervisor):
         return RunState.GONE
     return RunState.RUNNING if has_progress else RunState.PENDING
-
-
-def _age_s(path: Path) -> float | None:
-    try:
-        return max(0.0, time.time() - path.stat().st_mtime)
-    except FileNotFoundError:
-        return None

@@ -11,18 +11,13 @@ from typing import IO
 
 from sam3ft_api.errors import Sam3ftError
 from sam3ft_api.worker import ENV_TOKEN
-from sam3ft_launch.local.process import ProcessIdentity, identify, tether
+from sam3ft_launch.local.process import ProcessIdentity, identify, shell_code, tether
 from sam3ft_launch.local.submission import HOST, LocalSubmission
 
 STOP_GRACE_S = 5.0
 _POLL_S = 0.02
 _COORDINATOR_START_S = 30.0
 _COORDINATOR_PAUSE_S = 1.0
-
-
-def shell_code(returncode: int) -> int:
-    """Return the exit status as a shell shows it: 128 + signal instead of a negative number."""
-    return 128 - returncode if returncode < 0 else returncode
 
 
 def spawn(

@@ -98,3 +98,8 @@ def tether(signal_number: signal.Signals = signal.SIGKILL) -> Callable[[], None]
             os._exit(128 + signal_number)
 
     return die_with_parent
+
+
+def shell_code(returncode: int) -> int:
+    """Return the exit status as a shell shows it: 128 + signal instead of a negative number."""
+    return 128 - returncode if returncode < 0 else returncode

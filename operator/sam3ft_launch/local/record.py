@@ -4,10 +4,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from sam3ft_api.errors import StorageDenied
 from sam3ft_api.files import write_atomically
+from sam3ft_launch.folder.documents import read_document
 from sam3ft_launch.folder.ends import PastEnd
 from sam3ft_launch.local.process import ProcessIdentity, is_alive
 
@@ -75,17 +75,7 @@ def read_record(path: Path) -> RunRecord | None:
     Raises:
         StorageDenied: the file exists and cannot be read, or is not a record of this version.
     """
-    try:
-        return RunRecord.model_validate_json(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise StorageDenied(f"{path} cannot be read: {error.strerror}; check its permissions") from error
-    except ValidationError as error:
-        raise StorageDenied(
-            f"{path} cannot be read: it is no record of this version of sam3ft ({error.error_count()} problems); "
-            "name another folder with --run-dir, or remove the file to start anew from the checkpoints"
-        ) from error
+    return read_document(path, RunRecord)
 
 
 def write_record(path: Path, record: RunRecord) -> None:

@@ -10,11 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sam3ft_api.plan import RestartBudget
 from sam3ft_api.worker import ENV_TOKEN
 from sam3ft_launch.folder.rundir import RunDir
+from sam3ft_launch.launcher import LAUNCHER_MODULE, budget_arguments, grace_arguments
 
 COORDINATOR_COMMAND = (sys.executable, "-m", "sam3ft_launch.coordinator")
-LAUNCHER_COMMAND = (sys.executable, "-m", "sam3ft_trainer.run.launcher")
-KILL_MARGIN_S = 10.0
-"""Seconds between the launcher's killing of its workers and the supervisor's killing of the launcher."""
+LAUNCHER_COMMAND = (sys.executable, "-m", LAUNCHER_MODULE)
 HOST = "127.0.0.1"
 """Coordinator and workers of a local run listen here only."""
 
@@ -91,10 +90,8 @@ class LocalSubmission(BaseModel):
             *("--nproc", str(self.processes)),
             *("--coordinator", address),
             *("--attempt", str(self.attempt)),
-            *("--max-restarts", str(self.budget.max_restarts)),
-            *("--restart-window-s", str(self.budget.window_s)),
-            *("--max-without-progress", str(self.budget.max_without_progress)),
-            *("--eviction-grace-s", f"{max(1.0, self.grace_s - KILL_MARGIN_S):g}"),
+            *budget_arguments(self.budget),
+            *grace_arguments(self.grace_s),
             *("--termination-log", str(self.folder.last_word)),
             *(("--warm-spares",) if self.warm_spares else ()),
         )

@@ -1,6 +1,7 @@
-"""Arguments that the three small programs of the batch script share."""
+"""Arguments that two small programs of the batch script share, and what SLURM tells both."""
 
 import argparse
+import os
 from pathlib import Path
 
 from sam3ft_launch.folder.rundir import RunDir
@@ -17,6 +18,11 @@ def parser_of(module: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument("--run-dir", type=_folder, required=True, metavar="DIR")
     parser.add_argument("--attempt", type=int, required=True)
     return parser
+
+
+def num_nodes() -> int:
+    """Return how many nodes the job has."""
+    return int(os.environ.get("SLURM_JOB_NUM_NODES", "1"))
 
 
 def _folder(text: str) -> RunDir:

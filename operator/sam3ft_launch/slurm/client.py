@@ -47,7 +47,6 @@ class SlurmClient:
         self._environ = {name: value for name, value in given.items() if not _CHANGES_ANSWERS.match(name)}
         self._environ["LC_ALL"] = "C"
         self._answer_s = answer_s
-        self.calls = 0
 
     def require_programs(self) -> None:
         """Make sure that this machine has SLURM's programs.
@@ -59,18 +58,17 @@ class SlurmClient:
             if shutil.which(name, path=self._environ.get("PATH")) is None:
                 raise InvalidConfig(_NOT_HERE.format(name))
 
-    def submit(self, script: str, options: Sequence[str] = ()) -> str:
+    def submit(self, script: str) -> str:
         """Submit a script and return the number of the job.
 
         Args:
             script: absolute path.
-            options: of sbatch, beside those that stand in the script.
 
         Raises:
             InvalidConfig: SLURM refuses it, and says so.
             TransientError: it is not known whether it was accepted.
         """
-        code, out, err = self._run(["sbatch", "--parsable", *options, script])
+        code, out, err = self._run(["sbatch", "--parsable", script])
         number = out.strip().partition(";")[0]
         if code == 0 and number.isdecimal():
             return number
@@ -159,7 +157,6 @@ class SlurmClient:
             _log.debug("%s ended with %d: %s", command[0], code, _words(err))
 
     def _run(self, command: Sequence[str]) -> tuple[int, str, str]:
-        self.calls += 1
         try:
             done = subprocess.run(
                 command,

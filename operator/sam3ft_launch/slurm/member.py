@@ -18,8 +18,8 @@ from pathlib import Path
 from sam3ft_api.exit_codes import ExitCode
 from sam3ft_launch.folder.rundir import RunDir
 from sam3ft_launch.folder.stop import StopRequest, read_stop_request
-from sam3ft_launch.local.process import tether
-from sam3ft_launch.slurm.arguments import parser_of
+from sam3ft_launch.local.process import shell_code, tether
+from sam3ft_launch.slurm.arguments import num_nodes, parser_of
 
 FOUND_WITHIN_S = 120.0
 """A shared file system may show a new file to other nodes only after a minute."""
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     folder = given.run_dir
     work = folder.node_work(slot)
     work.mkdir(parents=True, exist_ok=True, mode=0o700)
-    word = work / folder.last_word.name
+    word = folder.node_last_word(slot)
     word.unlink(missing_ok=True)
     shown = f"[{host}]" if ":" in host else host
     command = [
@@ -63,7 +63,7 @@ def run_again(command: Sequence[str], folder: RunDir, *, word: Path, attempt: in
 
     On one node alone that is the verdict's to say.
     """
-    several = int(os.environ.get("SLURM_JOB_NUM_NODES", "1")) > 1
+    several = num_nodes() > 1
     for left in reversed(range(_LAUNCHERS)):
         code = run_launcher(command, folder, attempt=attempt)
         was_killed = code == ExitCode.KILLED and not word.exists()
@@ -91,9 +91,9 @@ def run_launcher(command: Sequence[str], folder: RunDir, *, attempt: int) -> int
         if time.monotonic() >= kill_at_s:
             print("the time to save is over; killing the launcher", file=sys.stderr, flush=True)
             launcher.kill()
-            return 128 - launcher.wait()
+            return shell_code(launcher.wait())
         time.sleep(_POLL_S)
-    return 128 - code if code < 0 else code
+    return shell_code(code)
 
 
 def _request(folder: RunDir, attempt: int) -> StopRequest | None:

@@ -1,11 +1,8 @@
 """What is seen of an attempt, from the job's own report, the trainer's files and the scheduler's word."""
 
-import time
-from pathlib import Path
-
 from sam3ft_api.exit_codes import ExitCode
 from sam3ft_launch.backend import Observed, RunState
-from sam3ft_launch.folder.last_word import read_last_word, read_progress
+from sam3ft_launch.folder.last_word import heartbeat_age_s, read_last_word, read_progress
 from sam3ft_launch.folder.rundir import RunDir
 from sam3ft_launch.folder.stop import read_stop_request
 from sam3ft_launch.slurm.record import JobReport
@@ -33,18 +30,13 @@ _WHY = {
 
 def ended(folder: RunDir, report: JobReport, code: int) -> Observed:
     """Return the state of an attempt whose job has said its last word."""
-    state = RunState.FAILED
-    if code == ExitCode.SUCCEEDED:
-        state = RunState.SUCCEEDED
-    elif code == ExitCode.INTERRUPTED:
-        state = RunState.INTERRUPTED
     return Observed(
-        state,
+        RunState.of_end(code),
         exit_code=code,
         reason=report.reason,
         message=report.message,
         node=report.host,
-        heartbeat_age_s=_age_s(folder.progress),
+        heartbeat_age_s=heartbeat_age_s(folder.progress),
         progress=read_progress(folder.progress),
         restarts=max(0, report.starts - 1),
     )
@@ -59,7 +51,7 @@ def going_on(folder: RunDir, report: JobReport | None, job: JobView, *, attempt:
         return Observed(RunState.INTERRUPTED, exit_code=code, reason="Interrupted", message=said, progress=progress)
     restarts = report.starts if report else 0
     if job.state.is_over and (word := read_last_word(folder.last_word)) is not None:
-        # It was cancelled from outside; the launchers have saved, and the script could not start another step.
+        # SLURM ended it from outside, and the script came to no verdict; the launchers have left their word.
         state = RunState.INTERRUPTED if word.code == ExitCode.INTERRUPTED else RunState.FAILED
         return Observed(
             state,
@@ -81,17 +73,10 @@ def going_on(folder: RunDir, report: JobReport | None, job: JobView, *, attempt:
         reason=str(job.state),
         message="" if is_running else sentence(job),
         node=job.nodes,
-        heartbeat_age_s=_age_s(folder.progress),
+        heartbeat_age_s=heartbeat_age_s(folder.progress),
         progress=progress,
         restarts=restarts,
     )
-
-
-def _age_s(path: Path) -> float | None:
-    try:
-        return max(0.0, time.time() - path.stat().st_mtime)
-    except FileNotFoundError:
-        return None
 
 
 def _without_a_word(folder: RunDir, job: JobView) -> str:

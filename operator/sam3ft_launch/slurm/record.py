@@ -4,12 +4,12 @@ Each file has one writer and is replaced atomically, so that neither side ever w
 """
 
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from sam3ft_api.errors import StorageDenied
 from sam3ft_api.files import write_atomically
+from sam3ft_launch.folder.documents import read_document
 from sam3ft_launch.folder.ends import PastEnd
 
 
@@ -75,16 +75,13 @@ class JobReport(BaseModel):
     ended_unix_s: float | None = None
 
 
-Model = TypeVar("Model", SlurmRecord, JobReport)
-
-
 def read_record(path: Path) -> SlurmRecord | None:
     """Return the login node's record, None when there is none.
 
     Raises:
         StorageDenied: the file exists and cannot be read, or is not a record of this version.
     """
-    return _read(path, SlurmRecord)
+    return read_document(path, SlurmRecord)
 
 
 def read_report(path: Path, *, attempt: int) -> JobReport | None:
@@ -93,24 +90,10 @@ def read_report(path: Path, *, attempt: int) -> JobReport | None:
     Raises:
         StorageDenied: the file exists and cannot be read, or is not a report of this version.
     """
-    report = _read(path, JobReport)
+    report = read_document(path, JobReport)
     return report if report is not None and report.attempt == attempt else None
 
 
 def write(path: Path, content: SlurmRecord | JobReport) -> None:
     """Replace a record or report atomically."""
     write_atomically(path, content.model_dump_json(indent=2) + "\n")
-
-
-def _read(path: Path, model: type[Model]) -> Model | None:
-    try:
-        return model.model_validate_json(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise StorageDenied(f"{path} cannot be read: {error.strerror}; check its permissions") from error
-    except ValidationError as error:
-        raise StorageDenied(
-            f"{path} cannot be read: it is nothing of this version of sam3ft ({error.error_count()} problems); "
-            "name another folder with --run-dir, or remove the file to start anew from the checkpoints"
-        ) from error

@@ -20,12 +20,10 @@ from sam3ft_api.plan import JobPlan
 from sam3ft_api.worker import ENV_SIGNALS_REACH_WORKERS
 from sam3ft_launch.folder.rundir import RunDir
 from sam3ft_launch.kubernetes.quantities import num_bytes
+from sam3ft_launch.launcher import LAUNCHER_MODULE, budget_arguments, grace_arguments
 from sam3ft_launch.slurm.settings import SlurmSettings
 from sam3ft_launch.slurm.submission import RUN_FOLDER
 
-LAUNCHER_MODULE = "sam3ft_trainer.run.launcher"
-KILL_MARGIN_S = 10.0
-"""Seconds between the launchers' killing of their workers and the end of the time to save."""
 EARLY_S = 60
 """SLURM may send the warning of a time limit so much earlier than asked for, and never later."""
 MARGIN_S = 30
@@ -156,14 +154,9 @@ def _beginning(plan: JobPlan, settings: SlurmSettings, folder: RunDir) -> list[s
 def _programs(plan: JobPlan, settings: SlurmSettings, folder: RunDir, launcher: Sequence[str]) -> list[str]:
     flags, prefix = _container(settings, folder)
     python = settings.python or (sys.executable if settings.runtime == "none" else "python")
-    budget = [
-        *("--max-restarts", str(plan.budget.max_restarts)),
-        *("--restart-window-s", str(plan.budget.window_s)),
-        *("--max-without-progress", str(plan.budget.max_without_progress)),
-    ]
     told = [
         *("--nproc", str(plan.processes_per_node)),
-        *("--eviction-grace-s", f"{max(1.0, plan.grace_s - KILL_MARGIN_S):g}"),
+        *grace_arguments(plan.grace_s),
         *(("--warm-spares",) if plan.warm_spares else ()),
     ]
     step = '"${srun[@]}"'
@@ -174,7 +167,7 @@ def _programs(plan: JobPlan, settings: SlurmSettings, folder: RunDir, launcher: 
         f"srun=({shlex.join([*_SRUN, *flags])})",
         f"python=({shlex.join([*prefix, python, '-m'])})",
         'about=(--run-dir "$run" --attempt "$attempt")',
-        f"budget=({shlex.join(budget)})",
+        f"budget=({shlex.join(budget_arguments(plan.budget))})",
         'meeting="$run/work/coordinator-$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}.json"',
         "",
         "# The coordinator decides who belongs to the group. It ends when its file is removed.",

@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from sam3ft_api.exit_codes import ExitCode, rule_for
 from sam3ft_api.plan import RestartBudget
@@ -25,7 +24,7 @@ from sam3ft_launch.folder.last_word import read_commit_step, read_last_word
 from sam3ft_launch.folder.rundir import RunDir
 from sam3ft_launch.folder.stop import read_stop_request
 from sam3ft_launch.restart import EndRun, LauncherEnd, decide_restart
-from sam3ft_launch.slurm.arguments import parser_of
+from sam3ft_launch.slurm.arguments import num_nodes, parser_of
 from sam3ft_launch.slurm.record import JobReport, read_report, write
 
 NUM_ENDS_KEPT = 100
@@ -121,9 +120,9 @@ def main(argv: list[str] | None = None) -> int:
     """
     given = _options(argv)
     folder: RunDir = given.run_dir
-    found = [read_last_word(_last_word(folder, slot)) for slot in range(_num_nodes())]
+    found = [read_last_word(folder.node_last_word(slot)) for slot in range(num_nodes())]
     words = [said for said in found if said is not None]
-    code = code_of(given.code, words, nodes=_num_nodes())
+    code = code_of(given.code, words, nodes=num_nodes())
     report = read_report(folder.slurm_job, attempt=given.attempt) or JobReport(attempt=given.attempt)
     if not given.cannot_requeue:
         end = PastEnd(
@@ -179,14 +178,6 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--restart-window-s", type=float, required=True)
     parser.add_argument("--max-without-progress", type=int, required=True)
     return parser.parse_args(argv)
-
-
-def _num_nodes() -> int:
-    return int(os.environ.get("SLURM_JOB_NUM_NODES", "1"))
-
-
-def _last_word(folder: RunDir, slot: int) -> Path:
-    return folder.node_work(slot) / folder.last_word.name
 
 
 if __name__ == "__main__":

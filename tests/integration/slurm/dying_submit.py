@@ -43,9 +43,9 @@ class DyingClient(SlurmClient):
             die()
         return found
 
-    def submit(self, script: str, options: Any = ()) -> str:
+    def submit(self, script: str) -> str:
         """Submit, and perhaps die with the answer."""
-        number = super().submit(script, options)
+        number = super().submit(script)
         if self._moment == "answered":
             die()
         return number

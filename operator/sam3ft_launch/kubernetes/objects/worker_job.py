@@ -27,7 +27,7 @@ from sam3ft_launch.kubernetes.objects.pod import (
 from sam3ft_launch.kubernetes.objects.service import coordinator_address
 from sam3ft_launch.kubernetes.objects.trainer_pod import CONTAINER, Mounts, profile_variables, trainer_mounts
 from sam3ft_launch.kubernetes.settings import ClusterSettings
-from sam3ft_launch.local.submission import KILL_MARGIN_S
+from sam3ft_launch.launcher import LAUNCHER_MODULE, budget_arguments, grace_arguments
 
 BACKOFF_LIMIT = 100_000
 """Failed pods that the Job itself forgives: budgets are the operator's, which sees why a pod ended."""
@@ -80,7 +80,6 @@ def launcher_arguments(plan: JobPlan) -> list[str]:
     takes its predecessor's place by its name.
     """
     job = names.worker_job_name(plan.name, plan.attempt)
-    budget = plan.budget
     return [
         *("--config", f"{RUN_DIR}/{CONFIG_FILE}"),
         *("--work-dir", f"{WORK_DIR}/work"),
@@ -90,10 +89,8 @@ def launcher_arguments(plan: JobPlan) -> list[str]:
         *("--slot", INDEX),
         *("--attempt", str(plan.attempt)),
         *("--address", f"$({POD_IP_VARIABLE})"),
-        *("--max-restarts", str(budget.max_restarts)),
-        *("--restart-window-s", str(budget.window_s)),
-        *("--max-without-progress", str(budget.max_without_progress)),
-        *("--eviction-grace-s", f"{max(1.0, plan.grace_s - KILL_MARGIN_S):g}"),
+        *budget_arguments(plan.budget),
+        *grace_arguments(plan.grace_s),
         *("--termination-log", TERMINATION_LOG),
         *(("--warm-spares",) if plan.warm_spares else ()),
     ]
@@ -121,7 +118,7 @@ def _pod(plan: JobPlan, profile: WorkerProfile, settings: ClusterSettings) -> di
                 "name": CONTAINER,
                 "image": place.image,
                 "imagePullPolicy": profile.image_pull_policy,
-                "command": ["python", "-m", "sam3ft_trainer.run.launcher"],
+                "command": ["python", "-m", LAUNCHER_MODULE],
                 "args": launcher_arguments(plan),
                 "workingDir": WORK_DIR,
                 "env": [*env, *profile_variables(plan, env)],
