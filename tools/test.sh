@@ -4,21 +4,26 @@
 #
 #   tools/test.sh PYTHON [ARGUMENTS OF PYTEST...]
 #
-# All passes run even if one fails. That one of them finds no test is normal for a selection; that all do is an error.
+# All passes run even if one fails; what failed is said again at the end. That one of them finds no test is normal for a
+# selection; that all do is an error.
 set -uo pipefail
 
 python=$1
 shift
 NOTHING_COLLECTED=5
+reports=$(mktemp -d)
+trap 'rm -rf "$reports"' EXIT
 
 # One process more than cores: the one with the control plane mostly waits.
 "$python" -m pytest -m "not soak and not nodes and not alone" --numprocesses $(($(nproc) + 1)) --maxprocesses 5 \
-  --dist loadscope --no-loadscope-reorder "$@"
+  --dist loadscope --no-loadscope-reorder --junitxml "$reports/beside.xml" "$@"
 beside=$?
-"$python" -m pytest -m "not soak and not nodes and alone" "$@"
+"$python" -m pytest -m "not soak and not nodes and alone" --junitxml "$reports/alone.xml" "$@"
 alone=$?
-"$python" -m pytest -m "nodes and not soak" -s -p no:randomly "$@"
+"$python" -m pytest -m "nodes and not soak" -s -p no:randomly --junitxml "$reports/nodes.xml" "$@"
 nodes=$?
+
+"$python" "$(dirname "$0")/test_summary.py" "$reports"/{beside,alone,nodes}.xml
 
 for code in "$beside" "$alone" "$nodes"; do
   if ((code != 0 && code != NOTHING_COLLECTED)); then
