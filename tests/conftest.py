@@ -39,9 +39,12 @@ WITH_CLUSTER = (
     "integration/cluster",
     "integration/kubelet",
     "integration/operator_real",
+    "integration/slurm_agent",
     "property/test_crd_differential.py",
 )
 """Tests that need a control plane: those of one process share it."""
+LONGEST = "integration/operator_real"
+"""Of these, the folder whose tests take as long as all others: it has a process of its own."""
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -52,16 +55,23 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let the tests with a control plane begin first, whatever order was drawn: they are many, and mostly wait."""
-    items.sort(key=lambda item: not _is_in(item.path.relative_to(TESTS).as_posix(), WITH_CLUSTER))
+    """Let what takes longest begin first, whatever order was drawn: control planes, then files with slow tests."""
+    slow = {item.path for item in items if item.get_closest_marker("slow") is not None}
+
+    def turn(item: pytest.Item) -> tuple[bool, bool]:
+        return not _is_in(item.path.relative_to(TESTS).as_posix(), WITH_CLUSTER), item.path not in slow
+
+    items.sort(key=turn)
 
 
 class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # published without types
-    """Gives each file to one process, for what its tests share, and all that need a control plane to one."""
+    """Gives each file to one process, for what its tests share, and all that need a control plane to two."""
 
     def _split_scope(self, nodeid: str) -> str:
         path = nodeid.split("::", 1)[0].removeprefix("tests/")
-        return "cluster" if _is_in(path, WITH_CLUSTER) else path
+        if not _is_in(path, WITH_CLUSTER):
+            return path
+        return LONGEST if _is_in(path, (LONGEST,)) else "cluster"
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:

@@ -53,7 +53,7 @@ def to_training_config(
     Args:
         finetune: a validated resource.
         backend: where it will run; on kubernetes and slurm the checkpoint prefix is required, and on kubernetes every
-            address is one that a pod can reach (a store, hf:// or preset:, no folder).
+            address is one that a pod can reach (a store, hf:// or preset:, no folder); on slurm folders are absolute.
         uid: identity of the run; None takes the resource's, or `local`.
         overrides: nested settings from the command line, in the form of `training.config`.
 
@@ -163,14 +163,20 @@ def _check_addresses(spec: SAM3FineTuneSpec, backend: BackendName) -> None:
         raise InvalidConfig(
             f"spec.checkpoint.uri is required on {backend}: a prefix that belongs to this run alone, as s3://runs/NAME"
         )
-    if backend != "kubernetes":
+    if backend == "local":
         return
     for name, address in _addresses(spec):
         # Inside a data set that lies in a store, `images` and `annotations` may be relative to it.
         relative = name.startswith("spec.data.") and name != "spec.data.uri" and spec.data.uri is not None
         if address is None or "://" in address or address.startswith("preset:"):
             continue
-        if not relative or address.startswith("/"):
+        if backend == "slurm":
+            if not relative and not address.startswith("/"):
+                raise InvalidConfig(
+                    f"{name}: {shown(address)} is a relative folder; on a SLURM site expected an absolute path that "
+                    "all its nodes share, or s3://, gs:// or az:// with bucket and prefix"
+                )
+        elif not relative or address.startswith("/"):
             raise InvalidConfig(
                 f"{name}: {shown(address)} is a folder, which no pod can see; "
                 "expected s3://, gs:// or az:// with bucket and prefix"

@@ -114,6 +114,11 @@ def token_name(run: str) -> str:
     return object_name(run, "token")
 
 
+def agent_name(site: str) -> str:
+    """Return the name of what belongs to a SLURM site's agent in a namespace: ServiceAccount, Role and Lease."""
+    return f"sam3ft-slurm-{site}"
+
+
 def slurm_job_name(uid: str, attempt: int, *, slot: int = 0, generation: int = 0) -> str:
     """Return the singleton name of a SLURM job.
 
@@ -126,7 +131,12 @@ def slurm_job_name(uid: str, attempt: int, *, slot: int = 0, generation: int = 0
         slot: index of the node in an array of single-node tasks.
         generation: number of replacements of this slot so far.
     """
+    return f"{slurm_job_prefix(uid)}{attempt}-{slot}-{generation}"
+
+
+def slurm_job_prefix(uid: str) -> str:
+    """Return how the names of all jobs of a resource begin."""
     short = re.sub(r"[^0-9a-z]", "", uid.lower())[:16]
     if len(short) < 8:
         short = hashlib.sha256(uid.encode()).hexdigest()[:16]
-    return f"sft-{short}-{attempt}-{slot}-{generation}"
+    return f"sft-{short}-"

@@ -1,10 +1,11 @@
 """The status of a resource: the only place where a status field exists. Readers pass over fields they do not know."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError
 from pydantic.alias_generators import to_camel
 
 from sam3ft_api import limits
@@ -203,19 +204,30 @@ class SummaryStatus(_Status):
 
 
 class SlurmStatus(_Status):
-    """Written by the site's agent alone."""
+    """Written by the site's agent alone; the operator derives everything else from it."""
 
     site: Annotated[Word, Field(description="Site that took the job.")] = ""
     attempt: Annotated[Count, Field(description="Attempt that this describes.")] = 0
     intent: Annotated[Word, Field(description="Job name recorded before the submission.")] = ""
     job_id: Annotated[Word, Field(description="SLURM's job number.")] = ""
-    state: Annotated[Word, Field(description="SLURM's own word.")] = ""
+    folder: Annotated[Uri, Field(description="Run folder on the site.")] = ""
+    state: Annotated[Word, Field(description="SLURM's own word; empty before the job is known.")] = ""
     reason: Annotated[Word, Field(description="SLURM's own reason.")] = ""
-    exit_code: Annotated[int | None, Field(ge=0, le=255, description="Exit code of the run.")] = None
+    checking: Annotated[bool, Field(description="The data set is checked on the site before the submission.")] = False
+    answers: Annotated[bool, Field(description="The scheduler answered when the agent last asked.")] = True
+    exit_code: Annotated[int | None, Field(ge=0, le=255, description="Exit code of the attempt, once it is over.")] = (
+        None
+    )
+    ending: Annotated[Word, Field(description="CamelCase word for the exit code.")] = ""
+    node: Annotated[Word, Field(description="Nodes of the job as SLURM writes them, or where the run ended.")] = ""
     nodes: Annotated[Count, Field(description="Nodes that run.")] = 0
-    restarts: Annotated[Count, Field(description="Requeues by SLURM.")] = 0
+    restarts: Annotated[Count, Field(description="Times the job has started its workers again.")] = 0
     message: Annotated[Text, Field(description="One sentence for people, or the end of the log.")] = ""
-    time: Annotated[Moment | None, Field(description="When the agent last looked.")] = None
+    progress: Annotated[ProgressStatus | None, Field(description="How far the attempt is.")] = None
+    commit_step: Annotated[Count | None, Field(description="Step of the newest commit.")] = None
+    best: Annotated[BestStatus | None, Field(description="The best evaluation so far.")] = None
+    dataset: Annotated[DatasetStatus | None, Field(description="What the check of the data set found.")] = None
+    time: Annotated[Moment | None, Field(description="When the agent last wrote this.")] = None
 
 
 class SAM3FineTuneStatus(_Status):
@@ -250,3 +262,17 @@ class SAM3FineTuneStatus(_Status):
     slurm: Annotated[SlurmStatus | None, Field(description="Written by the site's agent alone.")] = None
     replicas: Annotated[Count, Field(description="Nodes that exist, for the scale subresource.")] = 0
     selector: Annotated[Text, Field(description="Label selector of the workers, for the scale subresource.")] = ""
+
+
+def readable_status(content: object) -> SAM3FineTuneStatus:
+    """Return a status as a newer or a careless writer left it: what cannot be read of it is left out."""
+    fields = dict(content) if isinstance(content, Mapping) else {}
+    while True:
+        try:
+            return SAM3FineTuneStatus.model_validate(fields)
+        except ValidationError as error:
+            broken = {str(detail["loc"][0]) for detail in error.errors(include_url=False) if detail["loc"]}
+            kept = {name: value for name, value in fields.items() if name not in broken}
+            if len(kept) == len(fields):
+                return SAM3FineTuneStatus()
+            fields = kept

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from sam3ft_launch.kubernetes.api import Api
 from sam3ft_launch.kubernetes.kinds import WATCHED
+from sam3ft_operator.agents import Agents
 from sam3ft_operator.effects import Effects, Renderer
 from sam3ft_operator.finetunes import FineTuneLists, FineTuneWatch
 from sam3ft_operator.lease import LEASE_ANSWER_S, Elector
@@ -70,7 +71,14 @@ class Operator:
         self._notes = Notes(self._api, clock=now_s)
         reconciler = Reconciler(
             self._api,
-            Sight(self._resources, self._children, self._progress, Troubles(self._api), coordinator_port),
+            Sight(
+                self._resources,
+                self._children,
+                self._progress,
+                Troubles(self._api),
+                Agents(self._api),
+                coordinator_port,
+            ),
             effects=Effects(self._api, self._children, renderer),
             notes=self._notes,
             decide=decide,

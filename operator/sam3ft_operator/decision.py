@@ -100,7 +100,14 @@ class FailPod:
     message: str
 
 
-Action = Ensure | Resize | Pause | Admit | Delete | FailPod
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Put the operator's finalizer on the resource, or take it off: a job outside of the cluster has to end first."""
+
+    is_held: bool = True
+
+
+Action = Hold | Ensure | Resize | Pause | Admit | Delete | FailPod
 
 
 @dataclass(frozen=True, slots=True)

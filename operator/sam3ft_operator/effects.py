@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from sam3ft_api import names
+from sam3ft_api.spec import API_VERSION, KIND
 from sam3ft_api.tokens import MIN_KEY_BYTES
-from sam3ft_launch.kubernetes.api import METADATA, STRATEGIC_PATCH, Api, ApiProblem
-from sam3ft_launch.kubernetes.kinds import CHILDREN, JOB, POD, SECRET, WORKLOAD, Kind
-from sam3ft_operator.decision import Action, Admit, Delete, Ensure, FailPod, Pause, Resize
+from sam3ft_launch.kubernetes.api import APPLY, METADATA, STRATEGIC_PATCH, Api, ApiProblem
+from sam3ft_launch.kubernetes.kinds import CHILDREN, FINETUNE, JOB, POD, SECRET, WORKLOAD, Kind
+from sam3ft_operator.decision import Action, Admit, Delete, Ensure, FailPod, Hold, Pause, Resize
 from sam3ft_operator.observed import JobView, Resource
 from sam3ft_operator.store import ChildStore
 from sam3ft_operator.views import child_of, clean
@@ -89,6 +90,8 @@ class Effects:
             ApiProblem: the API server refused or did not answer.
         """
         match action:
+            case Hold(is_held=is_held):
+                self._hold(resource, is_held=is_held)
             case Ensure():
                 bodies = [dict(body) for body in self._renderer.objects(resource, action)]
                 known = self._known_plain(resource)
@@ -139,6 +142,29 @@ class Effects:
         is_going = metadata.get("deletionTimestamp") is not None
         if is_going or (kind in (POD, JOB) and attempts[0] != attempts[1]):
             raise Refused("StillEnding", f"{kind.name} {name} of attempt {attempts[0] or '0'} has not ended yet")
+
+    def _hold(self, resource: Resource, *, is_held: bool) -> None:
+        """Apply the finalizer as a field of the operator's own, so that those of others stay as they are."""
+        finalizers = {"finalizers": [names.FINALIZER_SLURM]} if is_held else {}
+        body = {
+            "apiVersion": API_VERSION,
+            "kind": KIND,
+            "metadata": {"name": resource.name, "namespace": resource.namespace, "uid": resource.uid, **finalizers},
+        }
+        try:
+            self._api.patch(
+                FINETUNE,
+                resource.namespace,
+                resource.name,
+                body,
+                manager=names.FIELD_MANAGER_OPERATOR,
+                content_type=APPLY,
+                options={"force": "true"},
+            )
+        except ApiProblem as problem:
+            # The uid keeps an apply from making what is gone.
+            if not self._is_gone(resource, FINETUNE, resource.name, resource.uid, problem):
+                raise
 
     def _patch_job(self, resource: Resource, name: str, spec: dict[str, Any]) -> None:
         job = self._known_job(resource, name)

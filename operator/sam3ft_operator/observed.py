@@ -27,6 +27,8 @@ class Resource:
         refusal: every problem of the spec with its path, for people.
         status: as last written; empty for a new resource, or where it cannot be read.
         is_deleted: a deletion has been asked for; nothing may be made any more.
+        deleted_s: when it was asked for; None without a request.
+        is_held: it carries the operator's finalizer.
     """
 
     namespace: str
@@ -38,6 +40,8 @@ class Resource:
     refusal: str = ""
     status: SAM3FineTuneStatus = field(default_factory=SAM3FineTuneStatus)
     is_deleted: bool = False
+    deleted_s: float | None = None
+    is_held: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +178,17 @@ class GroupView:
 
 
 @dataclass(frozen=True, slots=True)
+class AgentView:
+    """The agent of a SLURM site in the run's namespace.
+
+    Attributes:
+        silent_s: seconds since its Lease was seen to change, by this process's clock.
+    """
+
+    silent_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Children:
     """Everything that exists of one run, as the watches show it.
 
@@ -183,12 +198,14 @@ class Children:
         objects: (kind, name) of the other children that exist: ConfigMap, Service, NetworkPolicy. The Secret with the
             key of the tokens is never read, so it is not among them.
         group: what the coordinator said last; None when it could not be asked.
+        agent: of the run's SLURM site; None where none has ever given a sign of life, and for other runs.
     """
 
     jobs: tuple[JobView, ...] = ()
     pods: tuple[PodView, ...] = ()
     objects: frozenset[tuple[str, str]] = frozenset()
     group: GroupView | None = None
+    agent: AgentView | None = None
 
     def worker_job(self, attempt: int) -> JobView | None:
         """Return the Job of the workers of one attempt."""

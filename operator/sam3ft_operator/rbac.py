@@ -47,6 +47,8 @@ RUN_RULES = (
         ("get", "list", "watch"),
         "finetunes: kopf's watch and the slow list; reconcile after a conflict",
     ),
+    Rule(GROUP, (PLURAL,), ("patch",), "effects: the finalizer of a run on SLURM"),
+    Rule("coordination.k8s.io", ("leases",), ("get",), "agents: signs of life of the agents of SLURM sites"),
     Rule(GROUP, (f"{PLURAL}/status",), ("patch",), "reconcile: the one status write"),
     Rule("batch", ("jobs",), ("get", "list", "watch", "create", "patch", "delete"), "watch, effects"),
     Rule("", ("pods",), ("get", "list", "watch", "create", "delete"), "watch, effects: the coordinator's pod"),

@@ -10,11 +10,12 @@ from sam3ft_api.errors import UserError
 from sam3ft_launch.kubernetes.api import Api, ApiProblem
 from sam3ft_launch.kubernetes.kinds import FINETUNE
 from sam3ft_launch.kubernetes.pace import TokenBucket
+from sam3ft_operator.agents import Agents
 from sam3ft_operator.decide import differs_in_counts_alone, is_worth_writing
 from sam3ft_operator.decision import Action, Decision, Ensure, Note
 from sam3ft_operator.effects import Effects, Refused
 from sam3ft_operator.notes import Notes
-from sam3ft_operator.observed import Children, GroupView, JobView, PodView, Resource
+from sam3ft_operator.observed import AgentView, Children, GroupView, JobView, PodView, Resource
 from sam3ft_operator.progress import ProgressReader, Target
 from sam3ft_operator.status_patch import status_patch
 from sam3ft_operator.store import ChildStore, ResourceStore
@@ -61,6 +62,7 @@ class Sight:
         children: what they own.
         progress: what their coordinators say.
         troubles: why pods of a Job could not be made.
+        agents: signs of life of the agents of SLURM sites.
         coordinator_port: of every coordinator's HTTP.
     """
 
@@ -68,6 +70,7 @@ class Sight:
     children: ChildStore
     progress: ProgressReader
     troubles: Troubles
+    agents: Agents
     coordinator_port: int
 
 
@@ -146,7 +149,7 @@ class Reconciler:
 
         One that has begun is not ended by other settings of the cluster.
         """
-        if resource.spec is None or resource.spec.backend != "kubernetes" or resource.status.attempts:
+        if resource.spec is None or resource.status.attempts:
             return resource
         why = self._refusal(resource)
         return replace(resource, spec=None, refusal=why) if why else resource
@@ -180,7 +183,15 @@ class Reconciler:
             pods=pods,
             objects=frozenset((kind, name) for kind, name, view in found if view is None),
             group=self._group(resource, pods),
+            agent=self._agent(resource),
         )
+
+    def _agent(self, resource: Resource) -> AgentView | None:
+        """Return the agent of a run's site; a run that is over asks for none."""
+        phase, spec = resource.status.phase, resource.spec
+        if spec is None or spec.backend != "slurm" or spec.slurm is None or (phase is not None and phase.is_final):
+            return None
+        return self._sight.agents.of(resource.namespace, spec.slurm.site)
 
     def _group(self, resource: Resource, pods: tuple[PodView, ...]) -> GroupView | None:
         """Return what the coordinator of the newest attempt says, and have it asked from now on."""

@@ -5,9 +5,10 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sam3ft_api.convert import to_training_config
 from sam3ft_api.errors import InvalidConfig
 from sam3ft_api.plan import JobPlan
-from sam3ft_api.spec import API_VERSION, KIND, SAM3FineTune
+from sam3ft_api.spec import API_VERSION, KIND, SAM3FineTune, SAM3FineTuneSpec
 from sam3ft_launch.kubernetes.objects.secret import with_key
 from sam3ft_launch.kubernetes.plan import plan_on_cluster
 from sam3ft_launch.kubernetes.render import render
@@ -44,7 +45,10 @@ class ClusterRenderer:
 
     def _judge(self, resource: Resource) -> str:
         try:
-            self._plan(resource, Ensure(Part.PREFLIGHT))
+            if resource.spec is not None and resource.spec.backend == "slurm":
+                to_training_config(_finetune(resource, resource.spec), backend="slurm", uid=resource.uid)
+            else:
+                self._plan(resource, Ensure(Part.PREFLIGHT))
         except InvalidConfig as error:
             return str(error)
         return ""
@@ -64,14 +68,7 @@ class ClusterRenderer:
         # The coordinator's gate waits for as many nodes as the run wants; the check does not depend on their number.
         nodes = wanted.nodes if wanted.part is Part.WORKERS else workers.nodes
         return plan_on_cluster(
-            SAM3FineTune.model_validate(
-                {
-                    "apiVersion": API_VERSION,
-                    "kind": KIND,
-                    "metadata": {"name": resource.name, "namespace": resource.namespace},
-                    "spec": resource.spec,
-                }
-            ),
+            _finetune(resource, resource.spec),
             uid=resource.uid,
             attempt=wanted.attempt,
             nodes=nodes,
@@ -82,3 +79,8 @@ class ClusterRenderer:
     def with_key(self, secret: Mapping[str, Any], key: bytes) -> dict[str, Any]:
         """Return the Secret of a run with its key in it."""
         return with_key(dict(secret), key)
+
+
+def _finetune(resource: Resource, spec: SAM3FineTuneSpec) -> SAM3FineTune:
+    metadata = {"name": resource.name, "namespace": resource.namespace}
+    return SAM3FineTune.model_validate({"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": spec})

@@ -212,7 +212,16 @@ class ResourceStore:
             return list(self._by_uid.values())
 
 
-_KEPT = ("name", "namespace", "uid", "generation", "resourceVersion", "creationTimestamp", "deletionTimestamp")
+_KEPT = (
+    "name",
+    "namespace",
+    "uid",
+    "generation",
+    "resourceVersion",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "finalizers",
+)
 
 
 def slim_resource(resource: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from sam3ft_api import limits, names
 from sam3ft_api.problems import find_problems
 from sam3ft_api.redact import redact
 from sam3ft_api.spec import SAM3FineTuneSpec
-from sam3ft_api.status import SAM3FineTuneStatus
+from sam3ft_api.status import readable_status
 from sam3ft_api.termination import Termination
 from sam3ft_api.text import without_controls
 from sam3ft_launch.kubernetes.kinds import JOB, POD, Kind
@@ -196,8 +196,10 @@ def resource_view(resource: Body) -> Resource:
         created_s=epoch_s(metadata.get("creationTimestamp")) or 0.0,
         spec=spec,
         refusal=refusal,
-        status=status_of(resource.get("status")),
+        status=readable_status(resource.get("status")),
         is_deleted=metadata.get("deletionTimestamp") is not None,
+        deleted_s=epoch_s(metadata.get("deletionTimestamp")),
+        is_held=names.FINALIZER_SLURM in _list(metadata, "finalizers"),
     )
 
 
@@ -210,20 +212,6 @@ def _spec(content: object) -> tuple[SAM3FineTuneSpec | None, str]:
         return None, clean("\n".join([*problems[:MAX_PROBLEMS], *more]), max_chars=limits.MAX_STATUS_TEXT)
     except (RecursionError, ValueError, TypeError) as error:
         return None, f"the spec cannot be read: {type(error).__name__}"
-
-
-def status_of(content: object) -> SAM3FineTuneStatus:
-    """Return a status; a field that cannot be read is left out rather than the rest with it."""
-    fields = dict(_map(content))
-    while True:
-        try:
-            return SAM3FineTuneStatus.model_validate(fields)
-        except ValidationError as error:
-            broken = {str(detail["loc"][0]) for detail in error.errors(include_url=False) if detail["loc"]}
-            kept = {name: value for name, value in fields.items() if name not in broken}
-            if len(kept) == len(fields):
-                return SAM3FineTuneStatus()
-            fields = kept
 
 
 def _container(status: Body) -> Body:

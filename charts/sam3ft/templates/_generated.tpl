@@ -9,6 +9,20 @@
   - get
   - list
   - watch
+# effects: the finalizer of a run on SLURM
+- apiGroups:
+  - sam3ft.dev
+  resources:
+  - sam3finetunes
+  verbs:
+  - patch
+# agents: signs of life of the agents of SLURM sites
+- apiGroups:
+  - coordination.k8s.io
+  resources:
+  - leases
+  verbs:
+  - get
 # reconcile: the one status write
 - apiGroups:
   - sam3ft.dev

@@ -23,6 +23,7 @@ from sam3ft_launch.cli import (
     model,
     plan,
     run,
+    slurm_agent,
     status,
     train,
     version,
@@ -66,6 +67,7 @@ _VERBS: tuple[tuple[str, Callable[..., Any], dict[str, Any]], ...] = (
 for _name, _verb, _settings in _VERBS:
     app.command(_name, context_settings=_settings)(_verb)
 app.add_typer(model.app, name="model")
+app.add_typer(slurm_agent.app, name="slurm-agent")
 
 
 def plugin() -> int:

@@ -133,6 +133,14 @@ class Api:
         query = {"fieldManager": manager, "fieldValidation": "Strict"}
         return self._send("create", kind, "POST", kind.path(namespace), query, body=body)
 
+    def create_in(self, kind: Kind, namespace: str, name: str, subresource: str, body: Body) -> Body:
+        """Create a subresource of an object, as a token of a ServiceAccount, and return it.
+
+        Raises:
+            ApiProblem: 404 when the object does not exist.
+        """
+        return self._send("create", kind, "POST", kind.path(namespace, name, subresource), {}, body=body)
+
     def replace(self, kind: Kind, namespace: str, name: str, body: Body, *, manager: str) -> Body:
         """Replace an object and return it.
 

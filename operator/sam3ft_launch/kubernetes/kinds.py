@@ -41,6 +41,9 @@ SECRET = Kind("Secret", "v1", "secrets")
 NETWORK_POLICY = Kind("NetworkPolicy", "networking.k8s.io/v1", "networkpolicies")
 EVENT = Kind("Event", "v1", "events")
 LEASE = Kind("Lease", "coordination.k8s.io/v1", "leases")
+SERVICE_ACCOUNT = Kind("ServiceAccount", "v1", "serviceaccounts")
+ROLE = Kind("Role", "rbac.authorization.k8s.io/v1", "roles")
+ROLE_BINDING = Kind("RoleBinding", "rbac.authorization.k8s.io/v1", "rolebindings")
 WORKLOAD = Kind("Workload", "kueue.x-k8s.io/v1beta1", "workloads")
 """What Kueue keeps for a Job; read and changed only for runs with a queue."""
 

@@ -120,11 +120,24 @@ class SlurmBackend:
                 return handle
             if record.refused:
                 raise InvalidConfig(record.refused)
-            number = self._find(folder, record)
-            if not number:
-                number = self._hand_in(folder, record)
-            write(folder.slurm, record.model_copy(update={"job_id": number}))
+            self._find_or_hand_in(folder, record)
         return handle
+
+    def submit_again(self, handle: Handle) -> None:
+        """Finish a submission of which nobody knows how it ended: find the job, or hand in what lies in the folder.
+
+        Raises:
+            InvalidConfig, TransientError: as `submit`.
+        """
+        folder = RunDir(Path(handle.location))
+        with folder.driving(wait_s=_LOCK_WAIT_S):
+            record = self._own_record(handle)
+            if record is not None and not record.job_id and not record.refused:
+                self._find_or_hand_in(folder, record)
+
+    def _find_or_hand_in(self, folder: RunDir, record: SlurmRecord) -> None:
+        number = self._find(folder, record) or self._hand_in(folder, record)
+        write(folder.slurm, record.model_copy(update={"job_id": number}))
 
     def _hand_in(self, folder: RunDir, record: SlurmRecord) -> str:
         try:
@@ -310,9 +323,10 @@ class SlurmBackend:
         if not number:
             return None
         job = self._client.jobs([number]).get(number)
-        if job is not None:
-            return job
-        return self._client.past([number], since_s=record.submitted_unix_s - _LOST_AFTER_S).get(number)
+        if job is None:
+            job = self._client.past([number], since_s=record.submitted_unix_s - _LOST_AFTER_S).get(number)
+        # A scheduler that has lost its state counts anew: the number is another's then.
+        return job if job is None or job.name == record.job_name else None
 
     def _wait_until_gone(self, number: str) -> None:
         give_up_s = self._clock() + _LOCK_WAIT_S

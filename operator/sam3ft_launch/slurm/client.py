@@ -105,7 +105,7 @@ class SlurmClient:
         Raises:
             TransientError: it did not answer.
         """
-        if not job_ids:
+        if not job_ids or shutil.which("sacct", path=self._environ.get("PATH")) is None:
             return {}
         command = [
             *("sacct", "-X", "-n", "-P", "--delimiter=|", "-o", _SACCT_FIELDS),
@@ -168,6 +168,8 @@ class SlurmClient:
             )
         except FileNotFoundError:
             raise InvalidConfig(_NOT_HERE.format(command[0])) from None
+        except OSError as error:
+            raise TransientError(f"{command[0]} could not be started: {error.strerror}") from None
         except subprocess.TimeoutExpired:
             raise TransientError(f"{command[0]} did not answer within {self._answer_s:g} s") from None
         return done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")

@@ -26,6 +26,7 @@ from sam3ft_launch.folder.stop import read_stop_request
 from sam3ft_launch.restart import EndRun, LauncherEnd, decide_restart
 from sam3ft_launch.slurm.arguments import num_nodes, parser_of
 from sam3ft_launch.slurm.record import JobReport, read_report, write
+from sam3ft_launch.slurm.states import JobState
 
 NUM_ENDS_KEPT = 100
 _LEAVING = frozenset({"COMPLETING", "CANCELLED", "PENDING", "REQUEUED"})
@@ -40,11 +41,13 @@ class Next:
         line: that is printed.
         code: of the attempt when it is over; None otherwise.
         message: why, for people.
+        reason: CamelCase word in place of the code's own; empty for that.
     """
 
     line: str
     code: int | None
     message: str
+    reason: str = ""
 
 
 def code_of(step: int, words: Sequence[Termination], *, nodes: int) -> int:
@@ -109,7 +112,7 @@ def _left(code: int, *, is_requeued: bool) -> Next:
     if is_requeued:
         return Next("queued", None, "SLURM has put the job back into the queue")
     said = "The job was cancelled with scancel; the same command goes on from the newest checkpoint."
-    return Next(f"end {code}", code, said)
+    return Next(f"end {code}", code, said, reason=str(JobState.CANCELLED))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -155,7 +158,7 @@ def main(argv: list[str] | None = None) -> int:
         report = report.model_copy(
             update={
                 "code": following.code,
-                "reason": rule_for(following.code).reason,
+                "reason": following.reason or rule_for(following.code).reason,
                 "message": said or following.message,
                 "ended_unix_s": time.time(),
             }

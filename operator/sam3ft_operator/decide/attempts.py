@@ -31,7 +31,7 @@ def attempt_course(look: Look) -> Course:
     ends = ledger.ends_of(look)
     changes = ledger.counted(look, ends)
     if _is_complete(look):
-        return _succeeded(look, changes)
+        return succeeded(look, changes)
     verdict = _verdict(look, ends)
     if verdict is not None:
         return failed(look, changes, reason=verdict.reason, message=verdict.message, end=verdict)
@@ -54,7 +54,8 @@ def pause_s(without_progress: int) -> float:
     return PAUSES_S[min(without_progress, len(PAUSES_S) - 1)]
 
 
-def _succeeded(look: Look, changes: dict[str, Any]) -> Course:
+def succeeded(look: Look, changes: dict[str, Any]) -> Course:
+    """Return the end of the run as Succeeded; its open attempt is closed."""
     closed = ledger.closed(look, changes, reason="Succeeded", code=0)
     closed["attempts"] = (*closed["attempts"][:-1], closed["attempts"][-1].model_copy(update={"lost_steps": None}))
     if look.spec.export.uri:
@@ -178,7 +179,7 @@ def _between(look: Look) -> Course:
             actions=(*remove_older(look), *written_off(look)),
             requeue_s=LOOK_AGAIN_S,
         )
-    left_s = _pause_left(look)
+    left_s = pause_left_s(look)
     if left_s > 0:
         stuck = (look.status.budget or BudgetStatus()).without_progress
         message = f"The next attempt begins after a pause of {span(pause_s(stuck))}."
@@ -194,7 +195,8 @@ def _between(look: Look) -> Course:
     return Course(phase, "Starting", message, changes=changes, notes=tuple(notes), requeue_s=0.0)
 
 
-def _pause_left(look: Look) -> float:
+def pause_left_s(look: Look) -> float:
+    """Return how long the next attempt has to wait for, by how the one before it ended; 0 or less when it may begin."""
     newest = look.newest
     if newest is None or newest.finished is None or newest.reason == "Suspended":
         return 0.0

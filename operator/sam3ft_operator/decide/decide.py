@@ -13,6 +13,8 @@ from sam3ft_operator.decide.ledger import recovered
 from sam3ft_operator.decide.look import Look
 from sam3ft_operator.decide.news import news
 from sam3ft_operator.decide.preflight import check_course
+from sam3ft_operator.decide.slurm import release, slurm_course
+from sam3ft_operator.decide.slurm_standing import group_of, told_of
 from sam3ft_operator.decide.suspend import suspend_course
 from sam3ft_operator.decide.words import cut
 from sam3ft_operator.decision import Decision, Note
@@ -68,23 +70,27 @@ def _steady(status: SAM3FineTuneStatus) -> SAM3FineTuneStatus:
 
 def _decide_once(resource: Resource, children: Children, *, now_s: float) -> Decision:
     if resource.is_deleted:
-        return Decision(resource.status)
+        return release(resource, now_s=now_s)
     if resource.spec is None:
         return _refusal(resource, now_s=now_s)
     look = Look(resource, children, now_s)
+    if look.spec.backend == "slurm":
+        look = replace(look, children=replace(children, group=group_of(told_of(look), now_s=now_s)))
     return _decision(look, _course(look))
 
 
 def _course(look: Look) -> Course:
     if _has_ended(look.status):
         return retry_course(look) or ended_course(look)
-    if look.spec.backend != "kubernetes":
-        return Course(Phase.PENDING, "ForAnotherBackend", f"Waits for the agent of the {look.spec.backend} site.")
-    course = deadline_course(look) or suspend_course(look) or check_course(look) or attempt_course(look)
+    course = slurm_course(look) if look.spec.backend == "slurm" else _on_kubernetes(look)
     left_s = seconds_to_deadline(look)
     if course.requeue_s is not None and left_s is not None and left_s > 0:
         return replace(course, requeue_s=min(course.requeue_s, left_s))
     return course if left_s is None or left_s <= 0 else replace(course, requeue_s=left_s)
+
+
+def _on_kubernetes(look: Look) -> Course:
+    return deadline_course(look) or suspend_course(look) or check_course(look) or attempt_course(look)
 
 
 def _has_ended(status: SAM3FineTuneStatus) -> bool:

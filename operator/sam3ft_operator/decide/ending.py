@@ -39,12 +39,17 @@ def seconds_to_deadline(look: Look) -> float | None:
     return None if limit_s is None or begun is None else begun.timestamp() + limit_s - look.now_s
 
 
+def deadline_message(look: Look) -> str:
+    """Return what a person is told about a run whose time is over."""
+    return f"activeDeadlineSeconds: {span(look.spec.active_deadline_seconds or 0)} have passed since the first start."
+
+
 def deadline_course(look: Look) -> Course | None:
     """Return the end of a run that is older than `activeDeadlineSeconds`, once its workers have saved and ended."""
-    left_s, limit_s = seconds_to_deadline(look), look.spec.active_deadline_seconds
-    if left_s is None or left_s > 0 or limit_s is None:
+    left_s = seconds_to_deadline(look)
+    if left_s is None or left_s > 0:
         return None
-    message = f"activeDeadlineSeconds: {span(limit_s)} have passed since the first start."
+    message = deadline_message(look)
     if look.attempt is None:
         return Course(Phase.FAILED, DEADLINE, message, notes=(Note("Warning", DEADLINE, message),), requeue_s=0.0)
     saving = saving_course(look, DEADLINE, f"{message} The workers save a checkpoint and end.")

@@ -35,6 +35,7 @@ def test_no_right_is_there_that_is_not_used_and_none_is_missing(site: QueueSite,
     live_to_the_cleanup(site)
     be_suspended_in_a_queue(site)
     lose_a_node(site)
+    be_held_for_another_site(site)
     lack_quota_of_the_namespace(site)
     change_while_a_status_is_written(site)
     operator.kill()
@@ -105,6 +106,15 @@ def lose_a_node(site: QueueSite) -> None:
         wait_for("it is written off", lambda: (site.get(kinds.POD, name) or worker)["status"]["phase"] == "Failed")
     finally:
         site.plane.return_node(node)
+
+
+def be_held_for_another_site(site: QueueSite) -> None:
+    """A run on SLURM carries a finalizer until it is deleted and has no job."""
+    site.apply("far", backend="slurm", slurm={"site": "alps"})
+    site.wait_for_condition("far", "BackendReachable", "False", "NoAgent")
+    assert [names.FINALIZER_SLURM] == site.resource("far")["metadata"]["finalizers"]
+    site.api.delete(kinds.FINETUNE, site.namespace, "far")
+    wait_for("it is let go", lambda: site.get(kinds.FINETUNE, "far") is None)
 
 
 def lack_quota_of_the_namespace(site: QueueSite) -> None:

@@ -166,7 +166,14 @@ def test_away_from_this_machine_a_checkpoint_prefix_is_required(backend: str) ->
 )
 def test_a_folder_is_refused_on_kubernetes_alone(spec: dict[str, Any], name: str) -> None:
     assert f"{name}: " in refusal("kubernetes", **spec)
-    assert to_training_config(finetune(**spec), backend="slurm")
+    assert to_training_config(finetune(**spec), backend="local")
+
+
+@pytest.mark.parametrize("uri", ["weights/sam3", "./weights"])
+def test_a_folder_of_a_slurm_site_is_absolute(uri: str) -> None:
+    assert "spec.model.uri: " in refusal("slurm", model={"uri": uri})
+    spec = finetune(model={"uri": "/home/ada/sam3"}, data={"uri": "/data/x", "train": {"images": "pictures"}})
+    assert "/home/ada/sam3" == to_training_config(spec, backend="slurm").model.uri
 
 
 def test_folders_relative_to_a_store_are_fine_on_kubernetes() -> None:

@@ -59,6 +59,8 @@ class Run:
     now_s: float = START_S
     generation: int = 1
     is_deleted: bool = False
+    deleted_s: float | None = None
+    is_held: bool = False
     refusal: str = ""
     notes: list[Note] = field(default_factory=list)
 
@@ -96,8 +98,9 @@ class Run:
     def _decide(self, status: SAM3FineTuneStatus) -> Decision:
         spec = None if self.refusal else self.spec
         resource = Resource(
-            "ns", RUN, "uid-1", self.generation, START_S, spec, self.refusal, status, is_deleted=self.is_deleted
-        )
+            "ns", RUN, "uid-1", self.generation, START_S, spec, self.refusal, status,
+            is_deleted=self.is_deleted, deleted_s=self.deleted_s, is_held=self.is_held,
+        )  # fmt: skip
         return decide(resource, self.children, now_s=self.now_s)
 
 

@@ -5,7 +5,7 @@ from decide_bench import Run, coordinator, failed_pod, group, job, pod, running,
 
 from sam3ft_api.status import ConditionType, Phase
 from sam3ft_api.termination import Termination
-from sam3ft_operator.decision import Ensure, Part
+from sam3ft_operator.decision import Ensure, Hold, Part
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_a_refused_spec_says_why_and_recovers_when_it_is_mended() -> None:
 def test_nothing_is_made_for_a_resource_that_goes_or_belongs_to_another_backend() -> None:
     assert () == Run(is_deleted=True).look().actions
     elsewhere = Run(spec_of(backend="slurm", slurm={"site": "alps"}))
-    assert () == elsewhere.look().actions
+    assert (Hold(),) == elsewhere.look().actions
     assert Phase.PENDING is elsewhere.status.phase
 
 

@@ -8,7 +8,7 @@ from engine_bench import UID, FakeApi, child
 
 from sam3ft_launch.kubernetes.api import ApiProblem
 from sam3ft_launch.kubernetes.kinds import JOB, WATCHED
-from sam3ft_operator.decision import Admit, Delete, Ensure, FailPod, Part, Pause, Resize
+from sam3ft_operator.decision import Admit, Delete, Ensure, FailPod, Hold, Part, Pause, Resize
 from sam3ft_operator.effects import Effects, Refused
 from sam3ft_operator.observed import Resource
 from sam3ft_operator.store import ChildStore
@@ -245,3 +245,25 @@ def test_a_pod_on_a_dead_node_is_ended_by_its_status() -> None:
         "metadata": {"uid": "u"},
         "status": {"phase": "Failed", "reason": "NodeLost", "message": "node-1 does not  answer"},
     } == body
+
+
+def test_the_finalizer_is_applied_and_taken_off_as_a_field_of_the_operators_own() -> None:
+    api, _, effects = bench()
+    api.objects["SAM3FineTune", "blood"] = {"metadata": {"name": "blood", "uid": UID}}
+    effects.apply(RESOURCE, Hold())
+    effects.apply(RESOURCE, Hold(is_held=False))
+    held, free = (body["metadata"] for body in api.bodies)
+    assert (["sam3ft.dev/slurm-job"], UID, False) == (held["finalizers"], held["uid"], "finalizers" in free)
+    assert {"metadata"} == set(api.bodies[0]) - {"apiVersion", "kind"}
+
+
+def test_a_resource_that_is_gone_is_not_held() -> None:
+    api, _, effects = bench()
+    effects.apply(RESOURCE, Hold(is_held=False))
+    api.refuse = _conflict
+    with pytest.raises(ApiProblem):
+        effects.apply(RESOURCE, Hold())
+
+
+def _conflict(verb: str, _kind: str, _name: str) -> None:
+    raise ApiProblem(403 if verb == "patch" else 404, "Forbidden", "no")

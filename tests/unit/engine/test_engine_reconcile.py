@@ -10,6 +10,7 @@ from sam3ft_api.errors import InvalidConfig
 from sam3ft_api.status import Condition, ConditionType, Phase, ProgressStatus, SAM3FineTuneStatus
 from sam3ft_launch.kubernetes.api import ApiProblem
 from sam3ft_launch.kubernetes.kinds import JOB, WATCHED
+from sam3ft_operator.agents import Agents
 from sam3ft_operator.decision import Decision, Ensure, Note, Part
 from sam3ft_operator.effects import Refused
 from sam3ft_operator.observed import Children, JobView, Resource
@@ -48,7 +49,7 @@ class Bench:
         self.api.refuse = lambda verb, kind, _name: self.order.append(f"{verb} {kind}")
         fake: Any = self.api
         stand_in: Any = self
-        sight = Sight(self.resources, self.children, stand_in, Troubles(fake), 7351)
+        sight = Sight(self.resources, self.children, stand_in, Troubles(fake), Agents(fake), 7351)
         self.reconciler = Reconciler(
             fake,
             sight,

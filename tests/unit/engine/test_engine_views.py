@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sam3ft_api import names
+from sam3ft_api.status import readable_status
 from sam3ft_launch.kubernetes.kinds import JOB, POD, SERVICE
 from sam3ft_operator.store import Child
-from sam3ft_operator.views import child_of, clean, epoch_s, job_view, pod_view, resource_view, status_of, termination_of
+from sam3ft_operator.views import child_of, clean, epoch_s, job_view, pod_view, resource_view, termination_of
 
 UID = "11111111-2222-3333-4444-555555555555"
 LABELS = {
@@ -257,7 +258,7 @@ def test_a_valid_resource_is_what_it_is() -> None:
 
 
 def test_a_status_loses_only_the_field_that_cannot_be_read() -> None:
-    status = status_of({"phase": "Running", "restarts": 2, "slurm": {"attempt": "many"}, "later": {"x": 1}})
+    status = readable_status({"phase": "Running", "restarts": 2, "slurm": {"attempt": "many"}, "later": {"x": 1}})
 
     assert ("Running", 2, None) == (status.phase, status.restarts, status.slurm)
 

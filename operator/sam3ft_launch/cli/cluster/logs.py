@@ -1,9 +1,11 @@
 """`sam3ft logs` on a cluster: from the pods, when they are gone from beside the checkpoints, else from the status."""
 
+import shlex
 import sys
 from collections.abc import Iterator
 
 from sam3ft_api.errors import InvalidConfig
+from sam3ft_api.text import without_controls
 from sam3ft_launch.cli.cluster.follow import has_ended
 from sam3ft_launch.cli.cluster.place import ClusterPlace
 from sam3ft_launch.cli.output import OutputFormat, say
@@ -51,17 +53,24 @@ def _is_over(runs: ClusterRuns, run: ClusterRun) -> bool:
 def _kept(runs: ClusterRuns, run: ClusterRun, lines: int) -> Iterator[str]:
     """Yield what outlives the pods: the last lines beside the checkpoints, else those in the status."""
     uri = str((run.spec.get("checkpoint") or {}).get("uri") or "")
+    slurm = run.status.slurm
+    gone = f"the pods of {run.name} are gone"
+    if slurm is not None and slurm.folder:
+        folder = shlex.quote(without_controls(slurm.folder))
+        gone = f"the log of {run.name} lies on site {without_controls(slurm.site)}; there: sam3ft logs -f {folder}"
     kept, why = _beside_checkpoints(run, uri)
     if kept:
-        _notice(f"the pods of {run.name} are gone; kept beside its checkpoints in {uri}:")
+        _notice(f"{gone}; kept beside its checkpoints in {uri}:")
         yield from kept[max(0, len(kept) - lines) :]
         return
     found = list(_in_status(run))
     if found:
-        _notice(f"the pods of {run.name} are gone, {why}; from its status:")
+        _notice(f"{gone}; {why}; from its status:")
         yield from found[max(0, len(found) - lines) :]
     else:
         newest = runs.get(run.name, uid=run.uid)
+        if slurm is not None:
+            _notice(gone)
         _notice(f"{run.name} has said nothing yet; it is {newest.phase.value}: {newest.message}")
 
 
