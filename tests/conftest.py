@@ -32,8 +32,10 @@ def pytest_configure() -> None:
 
 
 TESTS = Path(__file__).parent
-ALONE = ("faults", "perf", "integration/elastic", "integration/launcher")
-"""Folders whose tests measure time, or load every core themselves: they are not run beside others."""
+ALONE = ("perf", "integration/elastic", "integration/launcher")
+"""Folders whose tests measure time: they are not run beside others."""
+PAIRED = ("faults",)
+"""Folders whose tests each keep a core busy, and measure no time: as many are run together as there are cores."""
 WITH_CLUSTER = (
     "chart",
     "integration/cluster",
@@ -49,8 +51,11 @@ LONGEST = "integration/operator_real"
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Mark tests that may not run beside others."""
-    if _is_in(item.path.relative_to(TESTS).as_posix(), ALONE):
+    path = item.path.relative_to(TESTS).as_posix()
+    if _is_in(path, ALONE):
         item.add_marker(pytest.mark.alone)
+    if _is_in(path, PAIRED):
+        item.add_marker(pytest.mark.paired)
 
 
 @pytest.hookimpl(trylast=True)
@@ -69,6 +74,8 @@ class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # published without ty
 
     def _split_scope(self, nodeid: str) -> str:
         path = nodeid.split("::", 1)[0].removeprefix("tests/")
+        if _is_in(path, PAIRED):
+            return nodeid
         if not _is_in(path, WITH_CLUSTER):
             return path
         return LONGEST if _is_in(path, (LONGEST,)) else "cluster"

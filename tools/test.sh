@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Every test but the soak, in three passes: what shares the machine well, on all cores; what measures time, alone; what
-# needs real nodes, told as a story.
+# Every test but the soak, in four passes: what shares the machine well; what keeps a core busy, one for each core; what
+# measures time, alone; what needs real nodes, told as a story.
 #
 #   tools/test.sh PYTHON [ARGUMENTS OF PYTEST...]
 #
@@ -16,22 +16,25 @@ trap 'rm -rf "$reports"' EXIT
 
 # Two processes more than cores: those with a control plane mostly wait. One thread each: with more, programs that share
 # cores wait for threads that do not run, and training took three times as long.
-OMP_NUM_THREADS=1 "$python" -m pytest -m "not soak and not nodes and not alone" \
+OMP_NUM_THREADS=1 "$python" -m pytest -m "not soak and not nodes and not alone and not paired" \
   --numprocesses $(($(nproc) + 2)) --maxprocesses 6 \
   --dist loadscope --no-loadscope-reorder --junitxml "$reports/beside.xml" "$@"
 beside=$?
-"$python" -m pytest -m "not soak and not nodes and alone" --junitxml "$reports/alone.xml" "$@"
+OMP_NUM_THREADS=1 "$python" -m pytest -m "paired and not soak and not nodes" --numprocesses "$(nproc)" \
+  --dist loadscope --no-loadscope-reorder --junitxml "$reports/paired.xml" "$@"
+paired=$?
+"$python" -m pytest -m "alone and not soak and not nodes" --junitxml "$reports/alone.xml" "$@"
 alone=$?
 "$python" -m pytest -m "nodes and not soak" -s -p no:randomly --junitxml "$reports/nodes.xml" "$@"
 nodes=$?
 
-"$python" "$(dirname "$0")/test_summary.py" "$reports"/{beside,alone,nodes}.xml
+"$python" "$(dirname "$0")/test_summary.py" "$reports"/{beside,paired,alone,nodes}.xml
 
-for code in "$beside" "$alone" "$nodes"; do
+ran=$NOTHING_COLLECTED
+for code in "$beside" "$paired" "$alone" "$nodes"; do
   if ((code != 0 && code != NOTHING_COLLECTED)); then
     exit "$code"
   fi
+  ((code == 0)) && ran=0
 done
-if ((beside == NOTHING_COLLECTED && alone == NOTHING_COLLECTED && nodes == NOTHING_COLLECTED)); then
-  exit "$NOTHING_COLLECTED"
-fi
+exit "$ran"

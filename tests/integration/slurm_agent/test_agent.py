@@ -31,7 +31,7 @@ def test_a_run_is_submitted_paused_resumed_and_ends(site: AgentSite):
     site.change("blood", suspend=True)
     status = site.wait_for_phase("blood", "Suspended")["status"]
     assert ["Suspended"] == [attempt["reason"] for attempt in status["attempts"]]
-    assert [] == [job for job in site.jobs(uid) if not job.state.is_over]
+    wait_for("the nodes are free", lambda: all(job.state.is_over for job in site.jobs(uid)))
 
     site.change("blood", suspend=False)
     status = site.wait_for_phase("blood", "Succeeded")["status"]
