@@ -45,8 +45,6 @@ WITH_CLUSTER = (
     "property/test_crd_differential.py",
 )
 """Tests that need a control plane: those of one process share it."""
-LONGEST = "integration/operator_real"
-"""Of these, the folder whose tests take as long as all others: it has a process of its own."""
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -70,15 +68,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # published without types
-    """Gives each file to one process, for what its tests share, and all that need a control plane to two."""
+    """Gives each file to one process, for what its tests share, and all that need a control plane to one."""
 
     def _split_scope(self, nodeid: str) -> str:
         path = nodeid.split("::", 1)[0].removeprefix("tests/")
         if _is_in(path, PAIRED):
             return nodeid
-        if not _is_in(path, WITH_CLUSTER):
-            return path
-        return LONGEST if _is_in(path, (LONGEST,)) else "cluster"
+        return "cluster" if _is_in(path, WITH_CLUSTER) else path
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:

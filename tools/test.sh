@@ -14,10 +14,9 @@ NOTHING_COLLECTED=5
 reports=$(mktemp -d)
 trap 'rm -rf "$reports"' EXIT
 
-# Two processes more than cores: those with a control plane mostly wait. One thread each: with more, programs that share
-# cores wait for threads that do not run, and training took three times as long.
-OMP_NUM_THREADS=1 "$python" -m pytest -m "not soak and not nodes and not alone and not paired" \
-  --numprocesses $(($(nproc) + 2)) --maxprocesses 6 \
+# One process more than cores: the one with the control plane waits now and then.
+"$python" -m pytest -m "not soak and not nodes and not alone and not paired" \
+  --numprocesses $(($(nproc) + 1)) --maxprocesses 5 \
   --dist loadscope --no-loadscope-reorder --junitxml "$reports/beside.xml" "$@"
 beside=$?
 OMP_NUM_THREADS=1 "$python" -m pytest -m "paired and not soak and not nodes" --numprocesses "$(nproc)" \

@@ -42,6 +42,7 @@ class AgentSite(Site):
         """
         super().__init__(plane, namespace, folder)
         self.slurm, self.is_real = slurm, is_real
+        self.patience = 5.0  # a job is six programs, and the machine may have much else to do
         self.runs, self.scripts = folder / "runs", folder / "scripts"
         self.scripts.mkdir()
         self.agent_kubeconfig = folder / "agent.yaml"
@@ -102,9 +103,13 @@ class AgentSite(Site):
             found = self.jobs(uid, attempt)
             return found[0] if len(found) == 1 and found[0].word == word else None
 
-        return wait_for(f"the job of attempt {attempt} is {word}, not {self.jobs(uid, attempt)}", read, within_s=60.0)
+        return wait_for(
+            f"the job of attempt {attempt} is {word}, not {self.jobs(uid, attempt)}",
+            read,
+            within_s=40.0 * self.patience,
+        )
 
-    def wait_until_deleted(self, name: str, *, within_s: float = 60.0) -> None:
+    def wait_until_deleted(self, name: str, *, within_s: float = 200.0) -> None:
         """Wait until a resource is gone."""
         wait_for(f"{name} is gone", lambda: self.get(kinds.FINETUNE, name) is None, within_s=within_s)
 

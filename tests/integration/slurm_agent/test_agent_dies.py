@@ -10,14 +10,14 @@ from sam3ft_launch.kubernetes.kinds import FINETUNE
 
 MOMENTS = ("before-intent", "after-intent", "asked", "submitted", "answered", "recorded")
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 
 def die_and_go_on(site: AgentSite, monkeypatch: pytest.MonkeyPatch, moment: str, name: str) -> None:
     uid = site.submit(name, "end:0")
     monkeypatch.setenv("DIE_AT", moment)
     dying = site.agent(program=DYING)
-    assert -signal.SIGKILL == dying.process.wait(60), dying.text()
+    assert -signal.SIGKILL == dying.process.wait(200), dying.text()
     living = site.agent()
     site.wait_for_phase(name, "Succeeded")
     assert 1 == len(site.jobs(uid))
