@@ -10,6 +10,7 @@ from slurm_runs import fill
 from slurm_site import HIGH, SiteSettings
 from waiting import wait_for
 
+from sam3ft_launch.kubernetes.api import ApiProblem
 from sam3ft_launch.kubernetes.kinds import FINETUNE
 
 pytestmark = pytest.mark.timeout(600)
@@ -66,12 +67,27 @@ def test_a_job_that_died_while_nobody_looked_is_lost_and_a_fresh_one_goes_on(own
     assert ["JobLost", "Succeeded"] == [attempt["reason"] for attempt in status["attempts"]]
 
 
-def test_what_a_resource_names_is_never_executed(site: AgentSite, tmp_path: Path):
+def test_what_a_resource_names_is_refused_or_taken_literally_and_never_executed(site: AgentSite, tmp_path: Path):
     mark = tmp_path / "executed"
-    hostile = f"/data/a b,c'd\"e;$(touch {mark})`touch {mark}`"
+    hostile = [
+        f"/data/$(touch {mark})",
+        f"/data/`touch {mark}`",
+        f"/data/a b,c'd;touch {mark}",
+        f'/data/"; touch {mark} #',
+    ]
     site.agent()
-    site.submit("blood", "end:0", data={"uri": hostile}, checkpoint={"uri": f"/runs/$(touch {mark})"})
-    site.wait_for_phase("blood", "Succeeded")
+    accepted = []
+    for number, uri in enumerate(hostile):
+        try:
+            site.submit(f"run-{number}", "end:0", data={"uri": uri}, export={"uri": uri})
+        except ApiProblem as refusal:
+            if refusal.code != 422:
+                raise
+        else:
+            accepted.append(f"run-{number}")
+    for name in accepted:
+        site.wait_for_phase(name, "Succeeded")
+    print(f"of {len(hostile)} addresses {len(accepted)} were taken literally, the others refused")
     assert not mark.exists()
 
 
