@@ -12,7 +12,7 @@ from sam3ft_operator.decide.ends import PodEnd, Weight, end_of, end_of_job
 from sam3ft_operator.decide.look import Look
 from sam3ft_operator.decide.mend import written_off
 from sam3ft_operator.decide.trouble import start_trouble
-from sam3ft_operator.decide.words import cut
+from sam3ft_operator.decide.words import account_of, cut
 from sam3ft_operator.decision import Action, Delete, Ensure, Note, Part
 from sam3ft_operator.observed import JobView, PodView
 
@@ -85,10 +85,7 @@ def _passed(pods: tuple[PodView, ...]) -> Course:
     word = next((pod.termination for pod in pods if pod.phase == "Succeeded" and pod.termination is not None), None)
     dataset = word.dataset if word is not None and word.dataset is not None else DatasetStatus()
     message = (
-        f"{dataset.images} images, {dataset.annotations} annotations, {dataset.categories} categories, "
-        f"{dataset.problems} problems"
-        if word is not None and word.dataset is not None
-        else "the check passed and left no figures"
+        account_of(dataset) if word is not None and word.dataset is not None else "the check passed and left no figures"
     )
     return Course(
         Phase.STARTING,

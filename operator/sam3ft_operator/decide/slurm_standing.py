@@ -5,7 +5,7 @@ from sam3ft_api.worker import Progress
 from sam3ft_launch.slurm.states import JobState, JobView
 from sam3ft_operator.decide.course import Claim, Course
 from sam3ft_operator.decide.look import Look
-from sam3ft_operator.decide.words import cut
+from sam3ft_operator.decide.words import account_of, cut
 from sam3ft_operator.observed import AgentView, GroupView
 
 SILENT_S = 90.0
@@ -71,14 +71,9 @@ def _data(told: SlurmStatus | None) -> tuple[Claim, ...]:
         return ()
     if told.checking:
         return (Claim(ConditionType.DATASET_READY, "Unknown", "Checking", "The data set is being checked."),)
-    found = told.dataset
-    if found is None:
+    if told.dataset is None:
         return ()
-    text = (
-        f"{found.images} images, {found.annotations} annotations, {found.categories} categories, "
-        f"{found.problems} problems"
-    )
-    return (Claim(ConditionType.DATASET_READY, "True", "Checked", text),)
+    return (Claim(ConditionType.DATASET_READY, "True", "Checked", account_of(told.dataset)),)
 
 
 def _unheard(look: Look) -> Course:

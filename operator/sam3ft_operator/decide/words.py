@@ -1,6 +1,7 @@
 """What comes from pods, made fit for a status: text is cut and cannot act on a terminal, numbers are in bounds."""
 
 from sam3ft_api import limits
+from sam3ft_api.status import DatasetStatus
 from sam3ft_api.text import without_controls
 
 
@@ -38,3 +39,11 @@ def span(seconds: float) -> str:
     if hours:
         return f"{hours}h{minutes}m" if minutes else f"{hours}h"
     return f"{minutes}m" if minutes else f"{whole}s"
+
+
+def account_of(dataset: DatasetStatus) -> str:
+    """Return what the check of a data set has found, for people."""
+    return (
+        f"{dataset.images} images, {dataset.annotations} annotations, {dataset.categories} categories, "
+        f"{dataset.problems} problems"
+    )

@@ -31,7 +31,7 @@ class AgentLoop:
         self,
         agent: SiteAgent,
         *,
-        credentials: Credentials | None,
+        credentials: Credentials,
         every_s: float,
         ticked: Callable[[TickResult, float], None] = lambda _result, _took_s: None,
     ) -> None:
@@ -39,7 +39,7 @@ class AgentLoop:
 
         Args:
             agent: that is run.
-            credentials: to keep young; None for a kubeconfig that is somebody's own.
+            credentials: to keep young.
             every_s: between two ticks.
             ticked: told of every tick and how many seconds it took.
         """
@@ -97,8 +97,7 @@ class AgentLoop:
 
     def _give_sign(self) -> None:
         try:
-            if self._credentials is not None:
-                self._credentials.renew()
+            self._credentials.renew()
             self._other = self._cluster.give_sign()
         except Exception as problem:  # noqa: BLE001 - without a sign of life all runs would be told that nobody is there
             self._troubled(problem, "no sign of life could be given")
@@ -109,7 +108,7 @@ class AgentLoop:
 
     def _troubled(self, problem: Exception, what: str) -> None:
         if isinstance(problem, ApiProblem) and is_refused(problem):
-            if self._credentials is not None and self._credentials.read_again():
+            if self._credentials.read_again():
                 return
             _log.error(
                 "%s: the token is not good any more; jobs go on; sam3ft slurm-agent enroll --site %s -n %s renews it",
