@@ -1,5 +1,6 @@
 """The status of a resource: the only place where a status field exists. Readers pass over fields they do not know."""
 
+import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -9,6 +10,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PlainSerialize
 from pydantic.alias_generators import to_camel
 
 from sam3ft_api import limits
+from sam3ft_api.worker import Progress, step_or_none
 
 
 def _kubernetes_time(moment: datetime) -> str:
@@ -17,6 +19,13 @@ def _kubernetes_time(moment: datetime) -> str:
 
 Moment = Annotated[AwareDatetime, PlainSerializer(_kubernetes_time, return_type=str, when_used="always")]
 """A time with its zone; written in UTC to the second, as Kubernetes does."""
+
+
+def moment(seconds: float) -> datetime:
+    """Return a time of the status, which is kept to the second."""
+    return datetime.fromtimestamp(int(seconds), UTC)
+
+
 Text = Annotated[str, Field(max_length=limits.MAX_STATUS_TEXT)]
 Word = Annotated[str, Field(max_length=limits.MAX_METRIC_NAME_CHARS)]
 Uri = Annotated[str, Field(max_length=2048)]
@@ -276,3 +285,23 @@ def readable_status(content: object) -> SAM3FineTuneStatus:
             if len(kept) == len(fields):
                 return SAM3FineTuneStatus()
             fields = kept
+
+
+def progress_status(told: Progress, *, last_step_time: datetime | None) -> ProgressStatus:
+    """Return how far a run is from what its trainer says, held to what a status may hold.
+
+    Args:
+        told: by rank 0.
+        last_step_time: when the last step finished, as far as that is believed.
+    """
+    step, total = step_or_none(told.step) or 0, step_or_none(told.total_steps) or 0
+    return ProgressStatus(
+        step=step,
+        total_steps=total,
+        epoch=told.epoch if math.isfinite(told.epoch) and told.epoch > 0 else 0.0,
+        ratio=min(1.0, step / total) if total else 0.0,
+        eta_seconds=max(0.0, told.eta_s) if told.eta_s is not None else None,
+        images_per_second=max(0.0, told.images_per_s) if told.images_per_s is not None else None,
+        loss=told.loss,
+        last_step_time=last_step_time,
+    )

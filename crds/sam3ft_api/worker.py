@@ -127,6 +127,11 @@ class WorkerResult(_Message):
     metrics: Metrics = {}
 
 
+def step_or_none(value: int | None) -> int | None:
+    """Return an optimizer step that a status may hold; None for what is no step."""
+    return value if value is not None and 0 <= value <= limits.MAX_STEP else None
+
+
 class Progress(_Message):
     """How far the run is; written by rank 0 at most once a second and at every change of state.
 

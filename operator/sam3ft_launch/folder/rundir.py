@@ -15,6 +15,7 @@ runs/blood-cells/
 import fcntl
 import os
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +30,11 @@ RUNS_FOLDER = "runs"
 """Parent, in the current folder, of run folders that are not named with --run-dir."""
 DATASET_FILE = "dataset.json"
 """Name, inside the work folder, of the account of the data set."""
+
+
+def others_may_write(folder: Path) -> bool:
+    """Tell whether others than its owner may write into a folder, of which the files are run."""
+    return bool(folder.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,6 @@
 """The SLURM backend: a run in a folder that login node and compute nodes share, driven by one batch job an attempt."""
 
 import os
-import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from sam3ft_api.plan import JobPlan
 from sam3ft_launch.backend import Capabilities, Handle, Observed, RunState, TransientError
 from sam3ft_launch.folder.last_word import read_progress
 from sam3ft_launch.folder.logs import follow_lines, last_lines
-from sam3ft_launch.folder.rundir import RunDir
+from sam3ft_launch.folder.rundir import RunDir, others_may_write
 from sam3ft_launch.folder.stop import StopRequest, write_stop_request
 from sam3ft_launch.slurm.client import SlurmClient
 from sam3ft_launch.slurm.environment import environment_file, job_environment
@@ -344,7 +343,7 @@ def _require_private(folder: RunDir) -> None:
     Raises:
         StorageDenied: somebody may.
     """
-    if folder.root.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if others_may_write(folder.root):
         raise StorageDenied(
             f"run folder {folder.root} can be written by others, and its files are run as you; `chmod go-w "
             f"{folder.root}`, or name another folder with --run-dir"

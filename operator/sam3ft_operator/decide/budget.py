@@ -5,16 +5,9 @@ entry with the time of the newest, and entries older than the window go. So an e
 of the window at most, and never too early.
 """
 
-from datetime import UTC, datetime
-
 from sam3ft_api import limits
 from sam3ft_api.spec_workers import FailurePolicySpec
-from sam3ft_api.status import BudgetStatus, CountedEnds
-
-
-def moment(seconds: float) -> datetime:
-    """Return a time of the status, which is kept to the second."""
-    return datetime.fromtimestamp(int(seconds), UTC)
+from sam3ft_api.status import BudgetStatus, CountedEnds, moment
 
 
 def add_counted(budget: BudgetStatus, *, count: int, at_s: float, window_s: float) -> BudgetStatus:

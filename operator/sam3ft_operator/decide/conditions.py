@@ -1,7 +1,6 @@
 """Conditions from phase and claims; a condition's time changes only with its status, so that nothing flaps."""
 
-from sam3ft_api.status import Condition, ConditionType, Phase
-from sam3ft_operator.decide.budget import moment
+from sam3ft_api.status import Condition, ConditionType, Phase, moment
 from sam3ft_operator.decide.course import Claim, Course
 from sam3ft_operator.decide.words import cut
 

@@ -7,7 +7,8 @@ from enum import Enum
 from sam3ft_api.exit_codes import EXIT_RULES, ExitCode, rule_for
 from sam3ft_api.messages import Verdict
 from sam3ft_api.status import FirstFailure
-from sam3ft_operator.decide.words import cut, rank_or_none, shell_code, step_or_none
+from sam3ft_api.worker import step_or_none
+from sam3ft_operator.decide.words import cut, rank_or_none, shell_code
 from sam3ft_operator.observed import PodView
 
 OUT_OF_HOST_MEMORY = "HostOutOfMemory"

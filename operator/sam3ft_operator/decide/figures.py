@@ -8,11 +8,19 @@ from datetime import datetime
 from typing import Any
 
 from sam3ft_api import names
-from sam3ft_api.status import BestStatus, CheckpointStatus, Phase, ProgressStatus, SummaryStatus, WorkersStatus
-from sam3ft_api.worker import Progress
-from sam3ft_operator.decide.budget import moment
+from sam3ft_api.status import (
+    BestStatus,
+    CheckpointStatus,
+    Phase,
+    ProgressStatus,
+    SummaryStatus,
+    WorkersStatus,
+    moment,
+    progress_status,
+)
+from sam3ft_api.worker import Progress, step_or_none
 from sam3ft_operator.decide.look import Look
-from sam3ft_operator.decide.words import cut, span, step_or_none
+from sam3ft_operator.decide.words import cut, span
 
 _READABLE = 1e6
 """A score beyond is none, and has hundreds of digits."""
@@ -59,18 +67,9 @@ def summary(look: Look, phase: Phase, message: str, changes: dict[str, Any]) -> 
 
 
 def _progress(look: Look, told: Progress) -> dict[str, Any]:
-    step, total = step_or_none(told.step) or 0, step_or_none(told.total_steps) or 0
+    step = step_or_none(told.step) or 0
     changes: dict[str, Any] = {
-        "progress": ProgressStatus(
-            step=step,
-            total_steps=total,
-            epoch=told.epoch if math.isfinite(told.epoch) and told.epoch > 0 else 0.0,
-            ratio=min(1.0, step / total) if total else 0.0,
-            eta_seconds=max(0.0, told.eta_s) if told.eta_s is not None else None,
-            images_per_second=max(0.0, told.images_per_s) if told.images_per_s is not None else None,
-            loss=told.loss,
-            last_step_time=_last_step(look, step, told.last_step_unix_s),
-        )
+        "progress": progress_status(told, last_step_time=_last_step(look, step, told.last_step_unix_s))
     }
     best_step = step_or_none(told.best_step)
     if told.best_metric and told.best_value is not None and best_step is not None:

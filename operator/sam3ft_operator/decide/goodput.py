@@ -4,8 +4,7 @@ Time is divided by phase as it passes: the seconds between two looks belong to t
 time is good but for the steps that an attempt lost, which are taken from it at the present speed.
 """
 
-from sam3ft_api.status import GoodputStatus, Phase, SAM3FineTuneStatus
-from sam3ft_operator.decide.budget import moment
+from sam3ft_api.status import GoodputStatus, Phase, SAM3FineTuneStatus, moment
 
 CAUSES = {
     Phase.CHECKING: "check",

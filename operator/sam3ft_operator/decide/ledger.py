@@ -3,11 +3,11 @@
 from typing import Any
 
 from sam3ft_api import limits, names
-from sam3ft_api.status import AttemptStatus, BudgetStatus, FirstFailure
-from sam3ft_operator.decide.budget import add_counted, add_ends, moment
+from sam3ft_api.status import AttemptStatus, BudgetStatus, FirstFailure, moment
+from sam3ft_api.worker import step_or_none
+from sam3ft_operator.decide.budget import add_counted, add_ends
 from sam3ft_operator.decide.ends import PodEnd, Weight, end_of
 from sam3ft_operator.decide.look import Look
-from sam3ft_operator.decide.words import step_or_none
 
 TOGETHER_S = 60.0
 """Pods that end within so long of each other end once: a rack without power is one failure, not eight."""

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 from sam3ft_api import names
 from sam3ft_api.exit_codes import rule_for
-from sam3ft_api.status import BudgetStatus, ConditionType, DatasetStatus, Phase
+from sam3ft_api.status import BudgetStatus, ConditionType, DatasetStatus, Phase, moment
 from sam3ft_operator.decide.attempts import pause_s
-from sam3ft_operator.decide.budget import add_counted, counted_within, exhaustion, moment
+from sam3ft_operator.decide.budget import add_counted, counted_within, exhaustion
 from sam3ft_operator.decide.course import Claim, Course
 from sam3ft_operator.decide.ends import PodEnd, Weight, end_of, end_of_job
 from sam3ft_operator.decide.look import Look

@@ -11,11 +11,6 @@ def cut(text: str, max_chars: int) -> str:
     return safe if len(safe) <= max_chars else safe[: max_chars - 1] + "…"
 
 
-def step_or_none(value: int | None) -> int | None:
-    """Return an optimizer step that a status may hold; None for what is no step."""
-    return value if value is not None and 0 <= value <= limits.MAX_STEP else None
-
-
 def rank_or_none(value: int | None) -> int | None:
     """Return a global rank that a status may hold; None for what is none."""
     return value if value is not None and 0 <= value < limits.MAX_WORLD_SIZE else None

@@ -10,7 +10,7 @@ import pytest
 from sam3ft_api.errors import Fenced, InvalidConfig, StorageDenied
 from sam3ft_api.plan import JobPlan
 from sam3ft_api.spec import SAM3FineTune
-from sam3ft_api.status import SlurmStatus
+from sam3ft_api.status import SlurmStatus, moment
 from sam3ft_api.worker import Progress
 from sam3ft_api.yaml import read_yaml
 from sam3ft_launch.backend import Observed, RunState, TransientError
@@ -113,7 +113,7 @@ def test_a_report_says_what_was_seen():
 
 
 def test_a_report_is_sent_when_it_is_news():
-    before = SlurmStatus(site="a", attempt=1, time=report.moment(NOW_S))
+    before = SlurmStatus(site="a", attempt=1, time=moment(NOW_S))
     assert report.is_worth_sending(None, before, since_s=0)
     assert not report.is_worth_sending(before, before.model_copy(update={"time": None}), since_s=99)
     figures = before.model_copy(update=report.figures(Progress(state="training", step=1, total_steps=9)))

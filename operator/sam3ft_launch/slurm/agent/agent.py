@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from sam3ft_api.errors import Sam3ftError, StorageDenied
-from sam3ft_api.status import SlurmStatus
+from sam3ft_api.status import SlurmStatus, moment
 from sam3ft_launch.backend import TransientError
 from sam3ft_launch.folder.rundir import RunDir
 from sam3ft_launch.kubernetes.api import ApiProblem
@@ -192,7 +192,7 @@ class SiteAgent:
         now_s = self.cluster.now_s()
         if not report.is_worth_sending(self._last(run), told, since_s=now_s - self._sent_s.get(run.uid, 0.0)):
             return True
-        timed = told.model_copy(update={"time": report.moment(now_s)})
+        timed = told.model_copy(update={"time": moment(now_s)})
         if not self.cluster.tell(run, timed):
             return False
         result.told += 1

@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from sam3ft_api.errors import Fenced, StorageDenied
 from sam3ft_api.files import write_atomically
 from sam3ft_launch.folder.documents import read_document
-from sam3ft_launch.folder.rundir import RunDir
+from sam3ft_launch.folder.rundir import RunDir, others_may_write
 from sam3ft_launch.slurm.agent.wanted import SiteRun
 
 _NOTE = "agent.json"
@@ -90,7 +89,7 @@ def alone(root: Path) -> Iterator[None]:
         descriptor = os.open(root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise StorageDenied(f"{root}: {error.strerror}; name another folder with --runs") from error
-    if root.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if others_may_write(root):
         os.close(descriptor)
         raise StorageDenied(
             f"{root} can be written by others, and what lies there is run as you; `chmod go-w {root}`, or name another "

@@ -1,14 +1,14 @@
 """What the agent tells of an attempt: `status.slurm`, from what its backend has seen; pure."""
 
 import math
-from datetime import UTC, datetime
+from datetime import datetime
 
 from sam3ft_api import limits
 from sam3ft_api.exit_codes import ExitCode, rule_for
 from sam3ft_api.redact import redact
-from sam3ft_api.status import BestStatus, DatasetStatus, ProgressStatus, SlurmStatus
+from sam3ft_api.status import BestStatus, DatasetStatus, SlurmStatus, moment, progress_status
 from sam3ft_api.text import without_controls
-from sam3ft_api.worker import Progress
+from sam3ft_api.worker import Progress, step_or_none
 from sam3ft_launch.backend import Observed, RunState
 from sam3ft_launch.slurm.states import JobView
 
@@ -70,20 +70,10 @@ def figures(progress: Progress | None) -> dict[str, object]:
     """Return the fields that tell how far the attempt is; the trainer's numbers, held to what a status may hold."""
     if progress is None:
         return {}
-    step, total = _step(progress.step) or 0, _step(progress.total_steps) or 0
-    found: dict[str, object] = {"commit_step": _step(progress.checkpoint_step)}
-    if total:  # a rank that is only loading has planned no steps
-        found["progress"] = ProgressStatus(
-            step=step,
-            total_steps=total,
-            epoch=progress.epoch if math.isfinite(progress.epoch) and progress.epoch > 0 else 0.0,
-            ratio=min(1.0, step / total),
-            eta_seconds=_measure(progress.eta_s),
-            images_per_second=_measure(progress.images_per_s),
-            loss=progress.loss,
-            last_step_time=_time(progress.last_step_unix_s),
-        )
-    best_step = _step(progress.best_step)
+    found: dict[str, object] = {"commit_step": step_or_none(progress.checkpoint_step)}
+    if step_or_none(progress.total_steps):  # a rank that is only loading has planned no steps
+        found["progress"] = progress_status(progress, last_step_time=_time(progress.last_step_unix_s))
+    best_step = step_or_none(progress.best_step)
     if progress.best_metric and progress.best_value is not None and best_step is not None:
         found["best"] = BestStatus(
             metric=text(progress.best_metric, limits.MAX_METRIC_NAME_CHARS), value=progress.best_value, step=best_step
@@ -113,19 +103,6 @@ def text(value: str, max_chars: int) -> str:
     """Return text for people: redacted, without control characters, at most so long."""
     safe = redact(without_controls(value[: 2 * max_chars], instead=" ")).strip()
     return safe if len(safe) <= max_chars else safe[: max_chars - 1] + "…"
-
-
-def moment(seconds: float) -> datetime:
-    """Return a time of the status, which is kept to the second."""
-    return datetime.fromtimestamp(int(seconds), UTC)
-
-
-def _step(value: int | None) -> int | None:
-    return value if value is not None and 0 <= value <= limits.MAX_STEP else None
-
-
-def _measure(value: float | None) -> float | None:
-    return max(0.0, value) if value is not None and math.isfinite(value) else None
 
 
 def _time(seconds: float | None) -> datetime | None:
