@@ -36,15 +36,19 @@ ALONE = ("perf", "integration/elastic", "integration/launcher")
 """Folders whose tests measure time: they are not run beside others."""
 PAIRED = ("faults",)
 """Folders whose tests each keep a core busy, and measure no time: as many are run together as there are cores."""
-WITH_CLUSTER = (
-    "chart",
-    "integration/cluster",
-    "integration/kubelet",
-    "integration/operator_real",
-    "integration/slurm_agent",
-    "property/test_crd_differential.py",
-)
-"""Tests that need a control plane: those of one process share it."""
+WITH_CLUSTER = {
+    "operators": ("integration/operator_real",),
+    "clusters": (
+        "chart",
+        "integration/cluster",
+        "integration/kubelet",
+        "integration/slurm_agent",
+        "property/test_crd_differential.py",
+    ),
+}
+"""Tests that need a control plane, by the process that runs them: those of one process share it."""
+YIELDING = 5
+"""Niceness of what needs no control plane: those tests keep cores busy, while the others mostly wait for answers."""
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -62,24 +66,35 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     slow = {item.path for item in items if item.get_closest_marker("slow") is not None}
 
     def turn(item: pytest.Item) -> tuple[bool, bool]:
-        return not _is_in(item.path.relative_to(TESTS).as_posix(), WITH_CLUSTER), item.path not in slow
+        return _cluster_of(item.path.relative_to(TESTS).as_posix()) is None, item.path not in slow
 
     items.sort(key=turn)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Let those go first that wait for others most of the time; what a test starts has its niceness."""
+    beside_others = "PYTEST_XDIST_WORKER" in os.environ
+    if beside_others and _cluster_of(item.path.relative_to(TESTS).as_posix()) is None:
+        os.setpriority(os.PRIO_PROCESS, 0, max(YIELDING, os.getpriority(os.PRIO_PROCESS, 0)))
+
+
 class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # published without types
-    """Gives each file to one process, for what its tests share, and all that need a control plane to one."""
+    """Gives each file to one process, for what its tests share, and all that share a control plane to one."""
 
     def _split_scope(self, nodeid: str) -> str:
         path = nodeid.split("::", 1)[0].removeprefix("tests/")
         if _is_in(path, PAIRED):
             return nodeid
-        return "cluster" if _is_in(path, WITH_CLUSTER) else path
+        return _cluster_of(path) or path
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
     """Say which process runs which tests, when the suite runs in several."""
     return ByFile(config, log)
+
+
+def _cluster_of(path: str) -> str | None:
+    return next((cluster for cluster, places in WITH_CLUSTER.items() if _is_in(path, places)), None)
 
 
 def _is_in(path: str, places: tuple[str, ...]) -> bool:

@@ -11,6 +11,8 @@ set -uo pipefail
 python=$1
 shift
 NOTHING_COLLECTED=5
+# Hundreds of processes import this code; where its compiled form may not be kept, each of them compiles it anew.
+unset PYTHONDONTWRITEBYTECODE
 reports=$(mktemp -d)
 trap 'rm -rf "$reports"' EXIT
 

@@ -27,7 +27,7 @@ from sam3ft_api.exit_codes import ExitCode
 
 pytestmark = [pytest.mark.nodes, pytest.mark.timeout(2400)]
 RUN = "blood"
-STEPS = 200
+STEPS = 140
 """So many that training goes on while pods are struck, also on a fast machine."""
 EVERY = 10
 """Steps between checkpoints, as `Site.apply` has it."""

@@ -108,7 +108,7 @@ def check_kills(tmp_path: Path, processes: int, kills: int, seed: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.soak), 2])
 def test_a_run_that_was_killed_ends_bit_identical_to_one_that_was_not(tmp_path: Path, processes: int) -> None:
     check_kills(tmp_path, processes, kills=3, seed=processes)
 

@@ -5,6 +5,7 @@ import importlib
 import os
 import sys
 
+from sam3ft_trainer.imports import without_collection
 from sam3ft_trainer.run.environment import CPU_ENVIRONMENT
 
 VERBS = {
@@ -32,7 +33,9 @@ def main() -> int:
         subparser = verbs.add_parser(name, help=help_text, description=help_text)
         if name == wanted:
             # Only the wanted verb is imported: most of them load torch, which takes seconds.
-            importlib.import_module(f"sam3ft_trainer.commands.{name}").configure(subparser)
+            with without_collection():
+                module = importlib.import_module(f"sam3ft_trainer.commands.{name}")
+            module.configure(subparser)
     arguments = parser.parse_args()
     from sam3ft_trainer.commands.edge import guarded  # noqa: PLC0415 - after the environment is settled
 

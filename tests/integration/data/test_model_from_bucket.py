@@ -272,7 +272,10 @@ def test_an_address_of_an_unknown_kind_is_refused(both: Twin) -> None:
         place_model("ftp://host/model", both.config(), both.environ())
 
 
-@pytest.mark.parametrize("freeze", [[], ["text"]], ids=["all trained", "text frozen"])
+@pytest.mark.parametrize(
+    "freeze",
+    [pytest.param([], id="all trained", marks=pytest.mark.soak), pytest.param(["text"], id="text frozen")],
+)
 def test_a_run_has_the_weights_and_the_export_of_one_from_the_folder(
     both: Twin, uri: str, folder: Path, tmp_path: Path, freeze: list[str]
 ) -> None:

@@ -105,7 +105,7 @@ def overfit(data: Path, work_dir: Path, steps: int, *settings: str) -> dict[str,
     return metrics
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(1600)
 def test_four_images_are_overfitted_to_box_ap50_of_four_fifths(tmp_path: Path) -> None:
     data = make_data(CELLS, tmp_path / "data", {1, 2, 3, 4})
@@ -123,3 +123,4 @@ def test_four_images_are_overfitted_to_mask_ap50_of_a_half(tmp_path: Path) -> No
     metrics = overfit(data, tmp_path / "work", 130, "scratch.enable_segmentation=true")
 
     assert metrics["segm_AP50"] >= 0.5
+    assert metrics["bbox_AP50"] >= 0.5

@@ -30,7 +30,7 @@ def command(*words: str) -> Sequence[str]:
     return [*words, str(EXAMPLE), "--backend", "slurm", *settings]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_a_preempted_run_goes_on_without_losing_a_committed_step(tmp_path: Path):
     with running_slurm(SiteSettings(grace_s=60)) as site:

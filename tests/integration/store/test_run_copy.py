@@ -10,7 +10,7 @@ from store_bench import Site, harm, s3_site
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("world_size", [pytest.param(1, marks=pytest.mark.soak), 2])
 def test_a_killed_run_resumes_from_the_copy_on_its_node_and_from_the_bucket_where_that_is_damaged(
     s3_server: S3Server, s3_bucket: str, tmp_path: Path, world_size: int
 ) -> None:

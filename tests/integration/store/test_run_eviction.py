@@ -37,7 +37,7 @@ def start(site: Site, tmp_path: Path) -> Iterator[Callable[..., Workers]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("world_size", [pytest.param(1, marks=pytest.mark.soak), 2])
 def test_a_save_that_cannot_end_in_time_is_not_begun_and_the_one_under_way_is_finished(
     start: Callable[..., Workers], site: Site, proxy: FaultProxy, world_size: int
 ) -> None:

@@ -21,6 +21,7 @@ from sam3ft_api.files import write_atomically
 from sam3ft_api.training import TrainingConfig
 from sam3ft_api.worker import WorkerResult
 from sam3ft_trainer.conf.document import parse_document
+from sam3ft_trainer.imports import without_collection
 from sam3ft_trainer.run.last_lines import LastLines
 from sam3ft_trainer.store.objects import Store
 
@@ -173,7 +174,8 @@ def _run(environment: WorkerEnvironment, last_word: LastWord) -> None:
     if not config_path:
         raise InvalidConfig(f"{contract.ENV_CONFIG} is not set; it names the config document of the run")
     config = read_config(Path(config_path))
-    from sam3ft_trainer.run.train import train  # noqa: PLC0415 - torch only after the document is known to be good
+    with without_collection():
+        from sam3ft_trainer.run.train import train  # noqa: PLC0415 - torch only after the document is known to be good
 
     train(config, environment, last_word)
 

@@ -16,6 +16,7 @@ import sys
 import warnings
 from pathlib import Path
 
+from sam3ft_trainer.imports import without_collection
 from sam3ft_trainer.run.launcher.child import send_output_to_log
 
 PRELOADED = ("torch", "sam3ft_trainer.run.train")
@@ -25,8 +26,9 @@ READY = "spare: ready"
 
 def main(argv: list[str]) -> None:
     """Import, wait, and run the command; returns only when the launcher has closed the input."""
-    for name in PRELOADED:
-        importlib.import_module(name)
+    with without_collection():
+        for name in PRELOADED:
+            importlib.import_module(name)
     print(READY, flush=True)
     if line := sys.stdin.buffer.readline():
         _take_place(json.loads(line))
