@@ -77,6 +77,10 @@ class RunDir:
         """Batch script of an attempt."""
         return self.root / f"attempt-{attempt}.sbatch"
 
+    def slurm_node_script(self, attempt: int) -> Path:
+        """Batch script of the nodes beyond the first, where each is a job of its own."""
+        return self.root / f"attempt-{attempt}-node.sbatch"
+
     def slurm_environment(self, attempt: int) -> Path:
         """Variables of an attempt, the run's key among them: for this user alone."""
         return self.root / f"attempt-{attempt}.env"

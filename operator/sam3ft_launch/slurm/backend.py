@@ -15,12 +15,14 @@ from sam3ft_launch.backend import Capabilities, Handle, Observed, RunState, Tran
 from sam3ft_launch.folder.last_word import read_progress
 from sam3ft_launch.folder.logs import follow_lines, last_lines
 from sam3ft_launch.folder.rundir import RunDir, others_may_write
-from sam3ft_launch.folder.stop import StopRequest, write_stop_request
+from sam3ft_launch.folder.stop import StopRequest, read_stop_request, write_stop_request
 from sam3ft_launch.slurm.client import SlurmClient
 from sam3ft_launch.slurm.environment import environment_file, job_environment
+from sam3ft_launch.slurm.node_jobs import NodeJobs
+from sam3ft_launch.slurm.node_script import render_node_script
 from sam3ft_launch.slurm.observation import ended, going_on
 from sam3ft_launch.slurm.record import JobReport, SlurmRecord, read_record, read_report, write
-from sam3ft_launch.slurm.script import render_script
+from sam3ft_launch.slurm.script import is_elastic, render_script
 from sam3ft_launch.slurm.settings import SlurmSettings
 from sam3ft_launch.slurm.states import JobState, JobView
 from sam3ft_launch.slurm.submission import SlurmSubmission
@@ -92,10 +94,16 @@ class SlurmBackend:
             nodes=plan.nodes,
             processes=plan.processes_per_node,
             script=render_script(plan, self._settings, folder, launcher=self._launcher_command),
+            node_script=self._node_script(plan, folder),
             env=plan.env,
             config_json=plan.config.model_dump_json(indent=2) + "\n",
             finetune_yaml=plan.source,
         )
+
+    def _node_script(self, plan: JobPlan, folder: RunDir) -> str:
+        if not is_elastic(plan):
+            return ""
+        return render_node_script(plan, self._settings, folder, launcher=self._launcher_command)
 
     def submit(self, submission: SlurmSubmission) -> Handle:
         """Submit the job, once per (uid, attempt), whatever moment this process dies at.
@@ -116,6 +124,7 @@ class SlurmBackend:
         with folder.driving(wait_s=_LOCK_WAIT_S):
             record = self._begun(folder, submission)
             if record.job_id:
+                NodeJobs(folder, self._client).fill(record)
                 return handle
             if record.refused:
                 raise InvalidConfig(record.refused)
@@ -136,7 +145,25 @@ class SlurmBackend:
 
     def _find_or_hand_in(self, folder: RunDir, record: SlurmRecord) -> None:
         number = self._find(folder, record) or self._hand_in(folder, record)
-        write(folder.slurm, record.model_copy(update={"job_id": number}))
+        record = record.model_copy(update={"job_id": number})
+        write(folder.slurm, record)
+        NodeJobs(folder, self._client).fill(record)
+
+    def mend(self, handle: Handle) -> None:
+        """Have jobs of their own for the nodes that have none: beyond the first, and while the run goes on.
+
+        Raises:
+            TransientError: the scheduler did not answer.
+        """
+        folder = RunDir(Path(handle.location))
+        with folder.driving(wait_s=_LOCK_WAIT_S):
+            record = self._own_record(handle)
+            if record is not None and record.job_id and not self._is_asked_to_stop(folder, record):
+                NodeJobs(folder, self._client).fill(record)
+
+    @staticmethod
+    def _is_asked_to_stop(folder: RunDir, record: SlurmRecord) -> bool:
+        return read_stop_request(folder.stop_request, attempt=record.attempt) is not None
 
     def _hand_in(self, folder: RunDir, record: SlurmRecord) -> str:
         try:
@@ -192,6 +219,7 @@ class SlurmBackend:
             return
         write_stop_request(folder.stop_request, StopRequest(attempt=handle.attempt, grace_s=grace_s))
         self._looks.clear()
+        NodeJobs(folder, self._client).cancel(record, running=grace_s <= 0)
         job = self._look(folder, record).job
         is_running = job is not None and job.state in (JobState.RUNNING, JobState.STARTING)
         if job is not None and not (is_running and grace_s > 0):
@@ -207,6 +235,7 @@ class SlurmBackend:
         record, folder = self._own_record(handle), RunDir(Path(handle.location))
         if record is None:
             return
+        NodeJobs(folder, self._client).cancel(record, running=True)
         number = record.job_id or self._find(folder, record)
         if number:
             self._client.kill(number)
@@ -256,6 +285,8 @@ class SlurmBackend:
         write_atomically(folder.finetune, submission.finetune_yaml)
         write_atomically(folder.slurm_environment(submission.attempt), environment_file(environment), mode=0o600)
         write_atomically(folder.slurm_script(submission.attempt), submission.script)
+        if submission.node_script:
+            write_atomically(folder.slurm_node_script(submission.attempt), submission.node_script)
         write(folder.slurm_job, JobReport(attempt=submission.attempt))
         record = SlurmRecord(
             name=submission.name,
@@ -264,6 +295,7 @@ class SlurmBackend:
             job_name=submission.job_name,
             nodes=submission.nodes,
             processes=submission.processes,
+            places=submission.nodes if submission.node_script else 1,
             submitted_unix_s=time.time(),
         )
         write(folder.slurm, record)

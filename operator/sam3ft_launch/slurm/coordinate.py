@@ -18,6 +18,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--port-file", required=True)
     parser.add_argument("--attempt", required=True)
     parser.add_argument("--nodes", type=int, required=True)
+    parser.add_argument("--min-nodes", type=int, help="nodes with which the run goes on; default: --nodes")
+    parser.add_argument("--gate-deadline-s", type=float, help="after which the first round begins with fewer")
     given = parser.parse_args(argv)
     address = resolve(given.address)
     if address != given.address and address.startswith("127.") and given.nodes > 1:
@@ -31,6 +33,8 @@ def main(argv: list[str] | None = None) -> int:
         [
             *("--listen", f"{host}:0", "--port-file", given.port_file),
             *("--nodes", str(given.nodes), "--attempt", given.attempt, "--until-removed"),
+            *(("--min-nodes", str(given.min_nodes)) if given.min_nodes is not None else ()),
+            *(("--gate-deadline-s", f"{given.gate_deadline_s:g}") if given.gate_deadline_s is not None else ()),
         ]
     )
 

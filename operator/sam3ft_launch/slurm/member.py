@@ -35,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the launcher and return its exit code; 23 when there is no coordinator."""
     parser = parser_of("sam3ft_launch.slurm.member", "Find the coordinator, then run the launcher of this node.")
     parser.add_argument("--port-file", type=Path, required=True)
+    parser.add_argument("--slot", type=int, help="place of this node; default: its number in the job")
     parser.add_argument("command", nargs="+", help="the launcher's, without what only the node knows")
     given = parser.parse_args(argv)
     meeting = find_coordinator(given.port_file, within_s=FOUND_WITHIN_S)
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"no coordinator in {given.port_file} within {FOUND_WITHIN_S:g} s", file=sys.stderr)
         return int(ExitCode.PEER_LOST)
     host, port = meeting
-    slot = int(os.environ.get("SLURM_NODEID", "0"))
+    slot = given.slot if given.slot is not None else int(os.environ.get("SLURM_NODEID", "0"))
     folder = given.run_dir
     work = folder.node_work(slot)
     work.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -27,7 +27,8 @@ def plan_on_slurm(
 ) -> JobPlan:
     """Return the plan of one attempt on this site.
 
-    One job has all `workers.nodes`: it begins when SLURM has them together, so that none waits idle for others.
+    One job has all `workers.nodes`: it begins when SLURM has them together, so that none waits idle for others. On a
+    site that is elastic, and with `workers.minNodes` below that, each node is a job of its own.
 
     Args:
         prepared: what was validated.
@@ -64,7 +65,7 @@ def plan_on_slurm(
             config=config,
             source=prepared.source,
             nodes=workers.nodes,
-            min_nodes=workers.nodes,
+            min_nodes=workers.min_nodes if settings.elastic else workers.nodes,
             max_nodes=workers.nodes,
             processes_per_node=nproc or max(1, workers.gpus_per_node),
             gpus_per_node=workers.gpus_per_node,

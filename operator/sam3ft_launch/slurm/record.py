@@ -13,6 +13,26 @@ from sam3ft_launch.folder.documents import read_document
 from sam3ft_launch.folder.ends import PastEnd
 
 
+class NodeJob(BaseModel):
+    """The job of one node beyond the first.
+
+    Attributes:
+        slot: place of the node in the group, from 1.
+        generation: how many jobs this place has had before.
+        job_name: under which it is known to SLURM, written before it is submitted.
+        job_id: its number; empty while it is not known whether it was accepted.
+        submitted_unix_s: when it was begun.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    slot: int
+    generation: int = 0
+    job_name: str
+    job_id: str = ""
+    submitted_unix_s: float
+
+
 class SlurmRecord(BaseModel):
     """Content of `slurm.json`, written where `sam3ft run` is called.
 
@@ -27,6 +47,8 @@ class SlurmRecord(BaseModel):
         processes: worker processes of each node.
         submitted_unix_s: when the attempt was begun.
         refused: SLURM's words where it would not take the job; empty otherwise.
+        places: nodes of the run that are jobs of their own, the first with them; 1 where one job has all.
+        node_jobs: of the nodes beyond the first, where each is a job of its own.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -41,6 +63,8 @@ class SlurmRecord(BaseModel):
     processes: int
     submitted_unix_s: float
     refused: str = ""
+    places: int = 1
+    node_jobs: tuple[NodeJob, ...] = ()
 
 
 class JobReport(BaseModel):

@@ -55,9 +55,9 @@ def render_script(plan: JobPlan, settings: SlurmSettings, folder: RunDir, *, lau
             "#!/bin/bash",
             f"# Fine-tunes {plan.name}, attempt {plan.attempt}; written by sam3ft. By hand, in its folder:",
             f"#     sbatch {folder.slurm_script(plan.attempt).name}",
-            *(f"#SBATCH {option}" for option in _options(plan, settings, folder)),
+            *(f"#SBATCH {option}" for option in options_of(plan, settings, folder)),
             "",
-            *_beginning(plan, settings, folder),
+            *beginning_of(plan, settings, folder),
             "",
             *_programs(plan, settings, folder, launcher),
             *(_deadline(plan.deadline_s) if plan.deadline_s is not None else []),
@@ -68,7 +68,18 @@ def render_script(plan: JobPlan, settings: SlurmSettings, folder: RunDir, *, lau
     )
 
 
-def _options(plan: JobPlan, settings: SlurmSettings, folder: RunDir) -> list[str]:
+def is_elastic(plan: JobPlan) -> bool:
+    """Tell whether every node of the run is a job of its own."""
+    return plan.min_nodes < plan.nodes
+
+
+def nodes_of_job(plan: JobPlan) -> int:
+    """Return how many nodes the job has that the coordinator is in."""
+    return 1 if is_elastic(plan) else plan.nodes
+
+
+def options_of(plan: JobPlan, settings: SlurmSettings, folder: RunDir) -> list[str]:
+    """Return what stands behind #SBATCH; every job of a run has the same but for its name."""
     slurm = plan.slurm
     partition = (slurm.partition if slurm else "") or settings.partition
     account = (slurm.account if slurm else "") or settings.account
@@ -81,11 +92,11 @@ def _options(plan: JobPlan, settings: SlurmSettings, folder: RunDir) -> list[str
         *([f"--partition={partition}"] if partition else []),
         *([f"--account={account}"] if account else []),
         *([f"--time={_minutes(limit_s)}"] if limit_s is not None else []),
-        f"--nodes={plan.nodes}",
+        f"--nodes={nodes_of_job(plan)}",
         "--ntasks-per-node=1",
         *([f"--cpus-per-task={math.ceil(_cores(resources['cpu']))}"] if "cpu" in resources else []),
         *([f"--mem={math.ceil(num_bytes(resources['memory']) / 2**20)}M"] if "memory" in resources else []),
-        *_gpus(plan, settings),
+        *gpus_of(plan, settings),
         f"--signal=USR2@{_warning_s(plan, limit_s)}",
         "--requeue",
         "--open-mode=append",
@@ -113,14 +124,8 @@ def _cores(quantity: str) -> float:
     return float(quantity[:-1]) / 1000 if quantity.endswith("m") else float(quantity)
 
 
-def _gpus(plan: JobPlan, settings: SlurmSettings) -> list[str]:
-    if not plan.gpus_per_node or settings.gpus == "none":
-        return []
-    amount = f"{settings.gpu_type}:{plan.gpus_per_node}" if settings.gpu_type else str(plan.gpus_per_node)
-    return [f"--gpus-per-node={amount}" if settings.gpus == "gpus-per-node" else f"--gres=gpu:{amount}"]
-
-
-def _beginning(plan: JobPlan, settings: SlurmSettings, folder: RunDir) -> list[str]:
+def beginning_of(plan: JobPlan, settings: SlurmSettings, folder: RunDir) -> list[str]:
+    """Return what every job of a run begins with: signals, setup, the variables of the run, and its claim."""
     return [
         "# Signals of SLURM are for the launchers; this script outlives them and asks what is next.",
         "trap '' TERM USR2 CONT",
@@ -136,7 +141,7 @@ def _beginning(plan: JobPlan, settings: SlurmSettings, folder: RunDir) -> list[s
         "",
         f"run={shlex.quote(str(folder.root))}",
         f"attempt={plan.attempt}",
-        f"name={names.slurm_job_name(plan.uid, plan.attempt)}",
+        "name=$SLURM_JOB_NAME",
         "# The variables of the run, its key among them: mode 0600.",
         '[ -r "$run/attempt-$attempt.env" ] || { echo "attempt $attempt has ended; use sam3ft run" >&2; exit 21; }',
         'source "$run/attempt-$attempt.env"',
@@ -151,29 +156,58 @@ def _beginning(plan: JobPlan, settings: SlurmSettings, folder: RunDir) -> list[s
     ]
 
 
-def _programs(plan: JobPlan, settings: SlurmSettings, folder: RunDir, launcher: Sequence[str]) -> list[str]:
+def step_of(plan: JobPlan, settings: SlurmSettings, folder: RunDir, launcher: Sequence[str]) -> list[str]:
+    """Return the variables with which a script starts programs of ours: how, with which Python, and the budget.
+
+    Args:
+        plan: what runs.
+        settings: of the site.
+        folder: of the run.
+        launcher: as in `render_script`.
+    """
     flags, prefix = _container(settings, folder)
-    python = settings.python or (sys.executable if settings.runtime == "none" else "python")
+    python = _python(settings)
     told = [
         *("--nproc", str(plan.processes_per_node)),
         *grace_arguments(plan.grace_s),
         *(("--warm-spares",) if plan.warm_spares else ()),
     ]
-    step = '"${srun[@]}"'
-    # Only pyxis needs a step to run something in the image; a job that is being cancelled may start none.
-    beside = f'{step} --nodes=1 --ntasks=1 --nodelist="$SLURMD_NODENAME" --gres=none ' if flags else ""
     command = shlex.join([*(launcher or [python, "-m", LAUNCHER_MODULE]), *told])
     return [
         f"srun=({shlex.join([*_SRUN, *flags])})",
         f"python=({shlex.join([*prefix, python, '-m'])})",
         'about=(--run-dir "$run" --attempt "$attempt")',
         f"budget=({shlex.join(budget_arguments(plan.budget))})",
+        f"launcher=({command})",
+    ]
+
+
+def gpus_of(plan: JobPlan, settings: SlurmSettings) -> list[str]:
+    """Return how GPUs are asked for, by a job and again by its step."""
+    if not plan.gpus_per_node or settings.gpus == "none":
+        return []
+    amount = f"{settings.gpu_type}:{plan.gpus_per_node}" if settings.gpu_type else str(plan.gpus_per_node)
+    return [f"--gpus-per-node={amount}" if settings.gpus == "gpus-per-node" else f"--gres=gpu:{amount}"]
+
+
+def _python(settings: SlurmSettings) -> str:
+    return settings.python or (sys.executable if settings.runtime == "none" else "python")
+
+
+def _programs(plan: JobPlan, settings: SlurmSettings, folder: RunDir, launcher: Sequence[str]) -> list[str]:
+    flags, _ = _container(settings, folder)
+    step, here = '"${srun[@]}"', nodes_of_job(plan)
+    # Only pyxis needs a step to run something in the image; a job that is being cancelled may start none.
+    beside = f'{step} --nodes=1 --ntasks=1 --nodelist="$SLURMD_NODENAME" --gres=none ' if flags else ""
+    fewer = f" --min-nodes {plan.min_nodes} --gate-deadline-s {plan.start_deadline_s:g}" if is_elastic(plan) else ""
+    return [
+        *step_of(plan, settings, folder, launcher),
         'meeting="$run/work/coordinator-$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}.json"',
         "",
         "# The coordinator decides who belongs to the group. It ends when its file is removed.",
         'address=$(scontrol show node "$SLURMD_NODENAME" --oneliner | sed -n "s/.* NodeAddr=\\([^ ]*\\).*/\\1/p")',
         f'{beside}"${{python[@]}}" sam3ft_launch.slurm.coordinate --address "$address" --port-file "$meeting" \\',
-        f'  --attempt "$attempt" --nodes {plan.nodes} &',
+        f'  --attempt "$attempt" --nodes {plan.nodes}{fewer} &',
         "coordinator=$!",
         "dismiss() {",
         '  rm -f "$meeting"',
@@ -183,11 +217,11 @@ def _programs(plan: JobPlan, settings: SlurmSettings, folder: RunDir, launcher: 
         "",
         "# One launcher a node starts the workers, and ends with the code that says why.",
         "launchers() {",
-        '  rm -f "$run"/work/termination.json "$run"/work/node-*/termination.json',
-        f"  {' '.join([step, *_gpus(plan, settings)])} \\",
-        f"    --nodes={plan.nodes} --ntasks={plan.nodes} --ntasks-per-node=1 \\",
+        *_old_words(plan),
+        f"  {' '.join([step, *gpus_of(plan, settings)])} \\",
+        f"    --nodes={here} --ntasks={here} --ntasks-per-node=1 \\",
         '    "${python[@]}" sam3ft_launch.slurm.member "${about[@]}" --port-file "$meeting" -- \\',
-        f'    {command} "${{budget[@]}}"',
+        '    "${launcher[@]}" "${budget[@]}"',
         "}",
         "may_begin() { # nobody has asked to stop, and the coordinator is there",
         """  ! grep -Eqs '"attempt": ?'"$attempt"'[,}]' "$run/stop.json" && kill -0 "$coordinator" 2> /dev/null""",
@@ -198,6 +232,13 @@ def _programs(plan: JobPlan, settings: SlurmSettings, folder: RunDir, launcher: 
         '    --word "$(squeue -h -j "$SLURM_JOB_ID" -O State:32,RestartCnt:16)" --code "$@"',
         "}",
     ]
+
+
+def _old_words(plan: JobPlan) -> list[str]:
+    """Last words of the turn before would be taken for this one's; those of other jobs' nodes are theirs."""
+    if is_elastic(plan):
+        return ['  rm -f "$run"/work/termination.json']
+    return ['  rm -f "$run"/work/termination.json "$run"/work/node-*/termination.json']
 
 
 def _deadline(deadline_s: float) -> list[str]:

@@ -37,6 +37,8 @@ class SlurmSettings(BaseModel):
         python: of the trainer; None takes the interpreter that runs this program, or `python` in an image.
         setup: lines of shell that every job begins with, as `module load cuda`.
         options: further options of sbatch, each as it stands behind #SBATCH, as --qos=long.
+        elastic: where `workers.minNodes` is below `workers.nodes`, every node is a job of its own: training begins and
+            goes on with fewer, and a node that comes later joins. Otherwise one job has all nodes.
         poll_s: seconds between two questions to the scheduler.
     """
 
@@ -53,6 +55,7 @@ class SlurmSettings(BaseModel):
     python: Word | None = None
     setup: tuple[Line, ...] = ()
     options: tuple[Annotated[Line, Field(pattern=r"^--?[A-Za-z]")], ...] = ()
+    elastic: bool = False
     poll_s: Annotated[float, Field(ge=0.2, le=600)] = 15.0
 
     @model_validator(mode="after")

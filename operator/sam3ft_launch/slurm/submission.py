@@ -24,6 +24,7 @@ class SlurmSubmission(BaseModel):
         nodes: nodes asked for.
         processes: worker processes of each node.
         script: the batch script.
+        node_script: that of the nodes beyond the first, where each is a job of its own; empty otherwise.
         env: variables of the workers; never a secret.
         config_json: the config document.
         finetune_yaml: the user's file, kept beside the run.
@@ -39,6 +40,7 @@ class SlurmSubmission(BaseModel):
     nodes: Annotated[int, Field(ge=1)]
     processes: Annotated[int, Field(ge=1)]
     script: str
+    node_script: str = ""
     env: dict[str, str] = {}
     config_json: str
     finetune_yaml: str
@@ -61,4 +63,4 @@ class SlurmSubmission(BaseModel):
 
     def __str__(self) -> str:
         """Return the script as it will be submitted; it holds no secret."""
-        return self.script
+        return f"{self.script}\n{self.node_script}" if self.node_script else self.script

@@ -307,14 +307,16 @@ def test_a_tick_asks_once_and_answers_everything_from_that(tmp_path: Path):
         Scripted([[]]).past(["5"], since_s=0)
 
 
-def test_a_refusal_counts_once_a_look_has_not_shown_the_job():
+def test_a_refusal_counts_once_a_look_has_not_shown_the_job(tmp_path: Path):
+    script = tmp_path / "script"
+    script.write_text("#SBATCH --job-name=sft-9\n")
     client = Scripted([[], []])
     client.refuses = True
     client.look({})
     for _ in range(2):
         with pytest.raises(Unconfirmed, match="no such partition"):
-            client.submit("script")
+            client.submit(str(script))
     client.look({})
     with pytest.raises(InvalidConfig, match="no such partition"):
-        client.submit("script")
+        client.submit(str(script))
     assert 2 == client.squeues

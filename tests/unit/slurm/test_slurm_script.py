@@ -9,6 +9,7 @@ from sam3ft_api.errors import InvalidConfig
 from sam3ft_api.plan import JobPlan, Placement, RestartBudget, SlurmPlacement
 from sam3ft_api.training import TrainingConfig
 from sam3ft_launch.folder.rundir import RunDir
+from sam3ft_launch.slurm.node_script import render_node_script
 from sam3ft_launch.slurm.script import render_script
 from sam3ft_launch.slurm.settings import SlurmSettings
 
@@ -48,6 +49,16 @@ def plan(name: str = "one-node", **changes: object) -> JobPlan:
         **changes,
     }
     return JobPlan.model_validate(values)
+
+
+def test_the_scripts_of_an_elastic_run_are_as_they_were_read(request: pytest.FixtureRequest):
+    wanted = plan("two-nodes", min_nodes=1, start_deadline_s=300.0)
+    for name, render in (("elastic", render_script), ("elastic-node", render_node_script)):
+        script, path = render(wanted, SITES["one-node"], FOLDER), GOLDEN / f"{name}.sbatch"
+        if request.config.getoption("--write-golden"):
+            path.write_text(script)
+        assert path.read_text() == script
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True)
 
 
 @pytest.mark.parametrize("name", SITES)

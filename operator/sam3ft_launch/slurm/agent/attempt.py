@@ -25,6 +25,7 @@ from sam3ft_launch.slurm.agent.planning import plan_of
 from sam3ft_launch.slurm.agent.scheduler import TickClient
 from sam3ft_launch.slurm.agent.wanted import SiteRun
 from sam3ft_launch.slurm.backend import SlurmBackend
+from sam3ft_launch.slurm.node_jobs import NodeJobs
 from sam3ft_launch.slurm.record import SlurmRecord, read_record, read_report
 from sam3ft_launch.slurm.settings import SlurmSettings
 from sam3ft_launch.slurm.states import JobState
@@ -164,7 +165,7 @@ class Attempts:
         if not observed.state.is_terminal:
             self.client.require_answer()  # a backend goes on with what it has seen last
             self._wordless.pop(run.uid, None)
-            return report.seen(told, observed, job, nodes=record.nodes)
+            return report.seen(told, observed, job, nodes=self._mended(run, folder, record))
         if observed.state is not RunState.GONE and not self._is_late(run, folder, record, observed.reason):
             self._wordless.pop(run.uid, None)
             return report.seen(told, observed, job, nodes=record.nodes)
@@ -176,6 +177,14 @@ class Attempts:
         if observed.state is RunState.GONE:
             return report.lost(told, observed)
         return report.seen(told, observed, job, nodes=record.nodes)
+
+    def _mended(self, run: SiteRun, folder: RunDir, record: SlurmRecord) -> int:
+        """Fill the places whose jobs are gone; returns how many nodes run."""
+        if record.places == 1:
+            return record.nodes
+        self._backend(folder).mend(self._handle(run.uid, record.attempt, folder))
+        record = read_record(folder.slurm) or record
+        return 1 + sum(job.state is JobState.RUNNING for job in NodeJobs(folder, self.client).views(record))
 
     def _is_late(self, run: SiteRun, folder: RunDir, record: SlurmRecord, reason: str) -> bool:
         """Tell whether an end may yet be another: SLURM says it, and the job itself has not."""

@@ -71,23 +71,24 @@ class TickClient(SlurmClient):
                 self._ended |= {number: job for number, job in found.items() if job.state.is_over}
         return True
 
-    def submit(self, script: str) -> str:
+    def submit(self, script: str, *arguments: str, job_name: str = "") -> str:
         """Submit a script and return the number of the job, which is known from now on.
 
         Raises:
             InvalidConfig: SLURM has refused it, and a look since then has not shown it.
             TransientError: it is not known whether it was accepted.
         """
-        if (refusal := self._refusals.get(script)) is not None and refusal[0] < self.squeues:
-            del self._refusals[script]
+        name = job_name or _name_in(script)
+        if (refusal := self._refusals.get(name)) is not None and refusal[0] < self.squeues:
+            del self._refusals[name]
             raise refusal[1]
         try:
-            number = super().submit(script)
+            number = super().submit(script, *arguments, job_name=job_name)
         except InvalidConfig as words:
-            self._refusals[script] = self.squeues, words
+            self._refusals[name] = self.squeues, words
             raise Unconfirmed(str(words)) from None
         if self._jobs is not None:
-            self._jobs = {**self._jobs, number: JobView(number, _name_in(script), "PENDING", "", 0, "")}
+            self._jobs = {**self._jobs, number: JobView(number, name, "PENDING", "", 0, "")}
         return number
 
     def jobs(self, job_ids: Sequence[str]) -> dict[str, JobView]:
