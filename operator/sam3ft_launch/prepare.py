@@ -232,4 +232,12 @@ def limits_of(spec: SAM3FineTuneSpec | None) -> dict[str, Any]:
 
 def new_uid() -> str:
     """Return a fresh identity for a run folder."""
-    return f"local-{uuid.uuid4().hex}"
+    return f"{_OF_A_FOLDER}{uuid.uuid4().hex}"
+
+
+def is_of_a_folder(uid: str) -> bool:
+    """Tell whether an identity was made for a run folder; a resource of a cluster has another."""
+    return uid.startswith(_OF_A_FOLDER)
+
+
+_OF_A_FOLDER = "local-"

@@ -5,10 +5,12 @@ from typing import Annotated
 
 import typer
 
+from sam3ft_api.errors import InvalidConfig
 from sam3ft_launch.backend import Observed
 from sam3ft_launch.cli.cluster.place import ClusterPlace, placed
-from sam3ft_launch.cli.locate import RunArgument, locate
+from sam3ft_launch.cli.locate import Found, RunArgument, locate
 from sam3ft_launch.cli.output import OutputFormat, OutputOption, say
+from sam3ft_launch.prepare import is_of_a_folder
 
 _POLL_S = 0.2
 _MARGIN_S = 30.0
@@ -33,6 +35,7 @@ def cancel(
         changes.cancel(place, run, grace_s=grace, wait=wait, output=output)
         return
     found = locate(run)
+    require_no_resource(found)
     backend, handle = found.backend, found.handle
     backend.cancel(handle, grace_s=grace)
     observed = backend.observe(handle)
@@ -49,6 +52,20 @@ def cancel(
         code=observed.exit_code,
         message=observed.message,
     )
+
+
+def require_no_resource(found: Found) -> None:
+    """Make sure that no operator would begin the run again.
+
+    Raises:
+        InvalidConfig: it belongs to a resource of a cluster.
+    """
+    if not is_of_a_folder(found.handle.uid):
+        raise InvalidConfig(
+            f"the run {found.name!r} in {found.folder.root} belongs to a resource of a cluster, which would begin it "
+            f"again; where you have kubectl: sam3ft suspend {found.name} -n NAMESPACE, or sam3ft cancel there. "
+            f"Here, scancel ends {found.driver} at once, and the resource with it as failed"
+        )
 
 
 def _sentence(name: str, observed: Observed) -> str:

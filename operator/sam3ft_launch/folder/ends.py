@@ -11,6 +11,7 @@ class PastEnd(BaseModel):
         reason: CamelCase word for it.
         at_unix_s: when, seconds since the epoch.
         commit_step: step of the newest commit known then; None without one.
+        node: on SLURM, the one node whose doing it was; empty when it was no node's, or that of several.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -19,3 +20,4 @@ class PastEnd(BaseModel):
     reason: str
     at_unix_s: float
     commit_step: int | None = None
+    node: str = ""

@@ -73,6 +73,11 @@ class RunDir:
         """The job's own report."""
         return self.work / "slurm-job.json"
 
+    @property
+    def avoided_nodes(self) -> Path:
+        """Nodes on which launchers of an elastic run have failed, a line each, as their jobs write them down."""
+        return self.work / "avoided-nodes"
+
     def slurm_script(self, attempt: int) -> Path:
         """Batch script of an attempt."""
         return self.root / f"attempt-{attempt}.sbatch"

@@ -279,8 +279,8 @@ class SlurmBackend:
             self._require_over(folder, record)
             folder.slurm_environment(record.attempt).unlink(missing_ok=True)
         environment = job_environment(submission.env, os.environ)
-        for stale in (folder.progress, folder.last_word, folder.stop_request):  # they would be taken for this attempt's
-            stale.unlink(missing_ok=True)
+        for stale in (folder.progress, folder.last_word, folder.stop_request, folder.avoided_nodes):
+            stale.unlink(missing_ok=True)  # it would be taken for this attempt's
         write_atomically(folder.config, submission.config_json)
         write_atomically(folder.finetune, submission.finetune_yaml)
         write_atomically(folder.slurm_environment(submission.attempt), environment_file(environment), mode=0o600)

@@ -58,20 +58,22 @@ class SlurmClient:
             if shutil.which(name, path=self._environ.get("PATH")) is None:
                 raise InvalidConfig(_NOT_HERE.format(name))
 
-    def submit(self, script: str, *arguments: str, job_name: str = "") -> str:
+    def submit(self, script: str, *arguments: str, job_name: str = "", avoid: Sequence[str] = ()) -> str:
         """Submit a script and return the number of the job.
 
         Args:
             script: absolute path.
             arguments: of the script.
             job_name: in place of the script's own; empty for that.
+            avoid: nodes that it may not get.
 
         Raises:
             InvalidConfig: SLURM refuses it, and says so.
             TransientError: it is not known whether it was accepted.
         """
-        name = [f"--job-name={job_name}"] if job_name else []
-        code, out, err = self._run(["sbatch", "--parsable", *name, script, *arguments])
+        options = [f"--job-name={job_name}"] if job_name else []
+        options += [f"--exclude={','.join(avoid)}"] if avoid else []
+        code, out, err = self._run(["sbatch", "--parsable", *options, script, *arguments])
         number = out.strip().partition(";")[0]
         if code == 0 and number.isdecimal():
             return number

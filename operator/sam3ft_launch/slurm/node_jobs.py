@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from sam3ft_api import names
 from sam3ft_api.errors import InvalidConfig
 from sam3ft_launch.folder.rundir import RunDir
+from sam3ft_launch.slurm.bad_nodes import MOST_AVOIDED
 from sam3ft_launch.slurm.client import SlurmClient
 from sam3ft_launch.slurm.record import NodeJob, SlurmRecord, write
 from sam3ft_launch.slurm.states import JobView
@@ -81,12 +82,28 @@ class NodeJobs:
         record = self._kept(record, job)
         number = next((found.job_id for found in self.client.named(job.job_name)), "")
         if not number:
-            script = str(self.folder.slurm_node_script(record.attempt))
             try:
-                number = self.client.submit(script, str(job.slot), job_name=job.job_name)
+                number = self._handed_in(record, job)
             except InvalidConfig:
                 return record  # the first node's job says why, or trains without this one
         return self._kept(record, job.model_copy(update={"job_id": number}))
+
+    def _handed_in(self, record: SlurmRecord, job: NodeJob) -> str:
+        script, avoid = str(self.folder.slurm_node_script(record.attempt)), self._avoided()
+        try:
+            return self.client.submit(script, str(job.slot), job_name=job.job_name, avoid=avoid)
+        except InvalidConfig:
+            if not avoid:
+                raise
+            return self.client.submit(script, str(job.slot), job_name=job.job_name)  # no node was left
+
+    def _avoided(self) -> tuple[str, ...]:
+        """Nodes on which a launcher has failed twice in a row, as their jobs have written them down."""
+        try:
+            nodes = self.folder.avoided_nodes.read_text(encoding="ascii").split()
+        except FileNotFoundError:
+            return ()
+        return tuple(sorted(set(nodes)))[:MOST_AVOIDED]
 
     def _kept(self, record: SlurmRecord, job: NodeJob) -> SlurmRecord:
         others = [known for known in record.node_jobs if known.slot != job.slot]

@@ -62,6 +62,7 @@ def _meeting(gpus: Sequence[str]) -> list[str]:
 
 
 _LOOP = (
+    "failures=0",
     "while goes_on; do",
     "  at=$(meeting)",
     '  [ -n "$at" ] || { sleep 2; continue; }',
@@ -73,6 +74,14 @@ _LOOP = (
     "      trap - TERM",
     '      scontrol requeue "$SLURM_JOB_ID" && sleep 600',
     "      exit 20",
+    "      ;;",
+    "    1|24|137) # it has failed here; after the second time another node is asked for",
+    "      failures=$((failures + 1))",
+    '      if [ "$failures" -ge 2 ]; then',
+    '        echo "$SLURMD_NODENAME" >> "$run/work/avoided-nodes"',
+    '        exit "$code"',
+    "      fi",
+    "      sleep 5",
     "      ;;",
     "    *) sleep 5 ;;",
     "  esac",

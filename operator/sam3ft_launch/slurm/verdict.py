@@ -1,6 +1,7 @@
 """`python -m sam3ft_launch.slurm.verdict`: what follows from the launchers' end; one line on standard output.
 
     again SECONDS     start the launchers again, in the same job
+    elsewhere NODES   put the job back into the queue, and keep it away from these nodes
     requeue           put the job back into the queue; the checkpoint is saved
     queued            nothing: SLURM has put it back already
     end CODE          the attempt is over
@@ -25,6 +26,7 @@ from sam3ft_launch.folder.rundir import RunDir
 from sam3ft_launch.folder.stop import read_stop_request
 from sam3ft_launch.restart import EndRun, LauncherEnd, decide_restart
 from sam3ft_launch.slurm.arguments import num_nodes, parser_of
+from sam3ft_launch.slurm.bad_nodes import avoided, blamed
 from sam3ft_launch.slurm.record import JobReport, read_report, write
 from sam3ft_launch.slurm.states import JobState
 
@@ -115,6 +117,20 @@ def _left(code: int, *, is_requeued: bool) -> Next:
     return Next(f"end {code}", code, said, reason=str(JobState.CANCELLED))
 
 
+def elsewhere(following: Next, end: PastEnd, away: Sequence[str]) -> Next:
+    """Return what follows where the node of the newest end is one to keep away from: no new start there; pure.
+
+    Args:
+        following: what follows otherwise.
+        end: the newest.
+        away: nodes to keep away from.
+    """
+    if not following.line.startswith("again ") or end.node not in away:
+        return following
+    said = f"the run has failed on {end.node} again; the job goes on elsewhere"
+    return Next(f"elsewhere {','.join(away)}", None, said)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Decide, write the report, print the line; returns 0.
 
@@ -123,8 +139,9 @@ def main(argv: list[str] | None = None) -> int:
     """
     given = _options(argv)
     folder: RunDir = given.run_dir
-    found = [read_last_word(folder.node_last_word(slot)) for slot in range(num_nodes())]
-    words = [said for said in found if said is not None]
+    found = {slot: read_last_word(folder.node_last_word(slot)) for slot in range(num_nodes())}
+    by_slot = {slot: said for slot, said in found.items() if said is not None}
+    words = list(by_slot.values())
     code = code_of(given.code, words, nodes=num_nodes())
     report = read_report(folder.slurm_job, attempt=given.attempt) or JobReport(attempt=given.attempt)
     if not given.cannot_requeue:
@@ -133,6 +150,7 @@ def main(argv: list[str] | None = None) -> int:
             reason=rule_for(code).reason,
             at_unix_s=time.time(),
             commit_step=read_commit_step(folder.progress),
+            node=blamed(by_slot, given.hosts.split(",")),
         )
         ends = (*report.ends, end)[-NUM_ENDS_KEPT:]
         wrote = {"job_id": os.environ.get("SLURM_JOB_ID", ""), "host": socket.gethostname()}
@@ -151,6 +169,7 @@ def main(argv: list[str] | None = None) -> int:
         stop_requested=read_stop_request(folder.stop_request, attempt=given.attempt) is not None,
         can_requeue=not given.cannot_requeue,
     )
+    following = elsewhere(following, report.ends[-1], avoided(report.ends, spare=given.partition_nodes - num_nodes()))
     if following.code is not None:
         said = next((said.message for said in words if said.code == code and said.message), "")
         if word in _LEAVING:  # that somebody has cancelled the job explains more than that it was asked to stop
@@ -176,6 +195,8 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser = parser_of("sam3ft_launch.slurm.verdict", "Say what follows from the launchers' end.")
     parser.add_argument("--code", type=int, required=True, help="exit code of the launchers' step")
     parser.add_argument("--word", default="", help="the job's State and RestartCnt, from squeue")
+    parser.add_argument("--hosts", default="", help="the job's nodes, in the order of slots, with commas")
+    parser.add_argument("--partition-nodes", type=int, default=0, help="usable nodes of the job's partition")
     parser.add_argument("--cannot-requeue", action="store_true", help="scontrol has refused")
     parser.add_argument("--max-restarts", type=int, required=True)
     parser.add_argument("--restart-window-s", type=float, required=True)

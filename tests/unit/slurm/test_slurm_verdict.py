@@ -4,8 +4,10 @@ import pytest
 
 from sam3ft_api.plan import RestartBudget
 from sam3ft_api.termination import Termination
+from sam3ft_launch.folder.ends import PastEnd
 from sam3ft_launch.restart import LauncherEnd
-from sam3ft_launch.slurm.verdict import Next, code_of, decide
+from sam3ft_launch.slurm.bad_nodes import avoided, blamed
+from sam3ft_launch.slurm.verdict import Next, code_of, decide, elsewhere
 
 BUDGET = RestartBudget(max_restarts=2, window_s=3600, max_without_progress=4)
 
@@ -59,6 +61,50 @@ def following(*codes: int, word: str = "RUNNING", requeued: bool = False, stop: 
 )
 def test_the_next_step_follows_from_the_end(found: Next, line: str, code: int | None):
     assert (line, code) == (found.line, found.code)
+
+
+def end(code: int, node: str = "") -> PastEnd:
+    return PastEnd(code=code, reason="Any", at_unix_s=0, node=node)
+
+
+@pytest.mark.parametrize(
+    ("codes", "node"),
+    [
+        ({0: 1, 1: 23}, "n1"),
+        ({0: 23, 1: 24}, "n2"),
+        ({1: 137}, "n2"),
+        ({0: 1, 1: 1}, ""),  # what fails on all nodes is no node's doing
+        ({0: 23, 1: 23}, ""),
+        ({0: 11, 1: 23}, ""),  # wrong data is not
+        ({0: 22}, ""),
+        ({0: 20, 1: 20}, ""),
+        ({}, ""),
+        ({5: 1}, ""),
+    ],
+)
+def test_the_node_that_alone_failed_by_itself_is_blamed(codes: dict[int, int], node: str):
+    said = {slot: Termination(code=code, reason="Any") for slot, code in codes.items()}
+
+    assert node == blamed(said, ["n1", "n2"])
+
+
+def test_a_node_is_avoided_after_its_second_end_and_while_there_are_others():
+    ends = [end(1, "n2"), end(23), end(1, "n1"), end(137, "n1"), end(20), end(1, "n3"), end(1, "n3"), end(1, "n3")]
+
+    assert ("n3", "n1") == avoided(ends, spare=5)
+    assert ("n3",) == avoided(ends, spare=1)
+    assert () == avoided(ends, spare=0)
+    assert () == avoided(ends, spare=-1)  # nobody knows the partition
+    assert () == avoided(ends[:3], spare=5)
+
+
+def test_a_run_goes_elsewhere_only_where_it_would_have_begun_again_on_a_node_to_avoid():
+    again, over = Next("again 1", None, "killed"), Next("end 137", 137, "too often")
+
+    assert "elsewhere n1,n3" == elsewhere(again, end(1, "n1"), ("n1", "n3")).line
+    assert again == elsewhere(again, end(1, "n2"), ("n1", "n3"))
+    assert again == elsewhere(again, end(23), ("n1", "n3"))
+    assert over == elsewhere(over, end(1, "n1"), ("n1", "n3"))
 
 
 def test_ends_in_a_row_without_a_newer_commit_are_bounded_also_over_requeues():
