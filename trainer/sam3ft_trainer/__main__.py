@@ -17,6 +17,8 @@ VERBS = {
     "export": "write the model of a commit as a Hugging Face folder",
     "doctor": "say what this machine has for training, or what a store can do",
     "tails": "print the last lines of ranks that failed, kept beside a run's checkpoints",
+    "keep": "keep what runs on a SLURM site say beside their checkpoints; agents start it",
+    "lines": "print what a run on a SLURM site has said, kept beside its checkpoints",
     "fetch": "copy published weights into a folder or a bucket",
 }
 

@@ -74,6 +74,11 @@ class RunDir:
         return self.work / "slurm-job.json"
 
     @property
+    def kept_log(self) -> Path:
+        """How much of the run's log is kept beside its checkpoints, as an agent writes it down."""
+        return self.work / "kept-log.json"
+
+    @property
     def avoided_nodes(self) -> Path:
         """Nodes on which launchers of an elastic run have failed, a line each, as their jobs write them down."""
         return self.work / "avoided-nodes"

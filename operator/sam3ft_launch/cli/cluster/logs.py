@@ -8,6 +8,7 @@ from sam3ft_api.errors import InvalidConfig
 from sam3ft_api.text import without_controls
 from sam3ft_launch.cli.cluster.follow import has_ended
 from sam3ft_launch.cli.cluster.place import ClusterPlace
+from sam3ft_launch.cli.cluster.site_log import SiteLog, address_of
 from sam3ft_launch.cli.output import OutputFormat, say
 from sam3ft_launch.cli.trainer import ask_trainer
 from sam3ft_launch.kubernetes.pod_logs import PodLogs
@@ -31,6 +32,9 @@ def show(
         InvalidConfig, TransientError: as `ClusterRuns`.
     """
     runs, found = place.find(run)
+    if found.spec.get("backend") == "slurm":
+        _show_site(runs, found, follow=follow, lines=lines, rank=rank, output=output)
+        return
     per_node = max(1, int((found.spec.get("workers") or {}).get("gpusPerNode") or 1))
     pods = PodLogs(runs, found, index=0 if rank is None else rank // per_node, tell=_notice)
     said = False
@@ -43,6 +47,33 @@ def show(
             say(line, output=output, event="log", line=line)
 
 
+def _show_site(
+    runs: ClusterRuns, run: ClusterRun, *, follow: bool, lines: int, rank: int | None, output: OutputFormat
+) -> None:
+    if rank is not None:
+        raise InvalidConfig(f"--rank: the logs of single workers stay on the site; {_on_site(run)} --rank {rank}")
+    log = SiteLog(run)
+    shown = log.follow(lines=lines, is_over=lambda: _is_over(runs, run)) if follow else log.newest(lines=lines)
+    said = False
+    for line in shown:
+        said = True
+        say(line, output=output, event="log", line=line)
+    if log.problem:
+        _notice(log.problem)
+    if not said:
+        for line in _kept(runs, run, lines):
+            say(line, output=output, event="log", line=line)
+
+
+def _on_site(run: ClusterRun) -> str:
+    """Say where the log itself lies, and how it is read there."""
+    slurm = run.status.slurm
+    if slurm is None or not slurm.folder:
+        return f"{run.name} has no run folder on its site yet"
+    folder = shlex.quote(without_controls(slurm.folder))
+    return f"the log of {run.name} lies on site {without_controls(slurm.site)}; there: sam3ft logs -f {folder}"
+
+
 def _is_over(runs: ClusterRuns, run: ClusterRun) -> bool:
     try:
         return has_ended(runs.get(run.name, uid=run.uid))
@@ -52,12 +83,8 @@ def _is_over(runs: ClusterRuns, run: ClusterRun) -> bool:
 
 def _kept(runs: ClusterRuns, run: ClusterRun, lines: int) -> Iterator[str]:
     """Yield what outlives the pods: the last lines beside the checkpoints, else those in the status."""
-    uri = str((run.spec.get("checkpoint") or {}).get("uri") or "")
-    slurm = run.status.slurm
-    gone = f"the pods of {run.name} are gone"
-    if slurm is not None and slurm.folder:
-        folder = shlex.quote(without_controls(slurm.folder))
-        gone = f"the log of {run.name} lies on site {without_controls(slurm.site)}; there: sam3ft logs -f {folder}"
+    uri, slurm = address_of(run), run.status.slurm
+    gone = f"the pods of {run.name} are gone" if slurm is None else _on_site(run)
     kept, why = _beside_checkpoints(run, uri)
     if kept:
         _notice(f"{gone}; kept beside its checkpoints in {uri}:")

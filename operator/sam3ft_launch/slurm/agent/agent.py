@@ -20,6 +20,7 @@ from sam3ft_launch.slurm.agent.attempt import Attempts
 from sam3ft_launch.slurm.agent.checks import Checks
 from sam3ft_launch.slurm.agent.cluster import SiteCluster
 from sam3ft_launch.slurm.agent.folders import OwnerNote, claim, folder_of, noted
+from sam3ft_launch.slurm.agent.kept_logs import KeptLogs
 from sam3ft_launch.slurm.agent.scheduler import TickClient, Unconfirmed
 from sam3ft_launch.slurm.agent.wanted import SiteRun, Wish, site_run, wish_of
 from sam3ft_launch.slurm.record import read_record
@@ -64,6 +65,7 @@ class SiteAgent:
         attempts: what becomes of each.
         root: absolute folder of the run folders, shared by all nodes.
         account: uid of the agent's ServiceAccount, by which its folders are known.
+        logs: what runs say, kept where people far from the site read it.
     """
 
     cluster: SiteCluster
@@ -71,6 +73,7 @@ class SiteAgent:
     attempts: Attempts
     root: Path
     account: str
+    logs: KeptLogs
     _live: dict[str, RunDir] = field(default_factory=dict)
     _sent: dict[str, SlurmStatus] = field(default_factory=dict)
     _sent_s: dict[str, float] = field(default_factory=dict)
@@ -80,6 +83,11 @@ class SiteAgent:
     def checks(self) -> Checks:
         """The checks of data sets."""
         return self.attempts.checks
+
+    @property
+    def is_busy(self) -> bool:
+        """Tell whether something goes on that ends with this process: a check, or the keeping of a log."""
+        return bool(self.checks.count) or self.logs.is_busy
 
     def tick(self) -> TickResult:
         """Do everything once.
@@ -98,6 +106,7 @@ class SiteAgent:
             self._guarded(result, f"{run.namespace}/{run.name}", partial(self._serve, run, result))
         for uid, folder in [(uid, folder) for uid, folder in self._live.items() if uid not in there]:
             self._guarded(result, str(folder.root), partial(self._sweep, uid, folder))
+        self._guarded(result, "the logs", lambda: self.logs.tick(self._live.values()))
         result.live, result.squeues, result.sacctes = len(self._live), self.client.squeues, self.client.sacctes
         return result
 
@@ -119,6 +128,8 @@ class SiteAgent:
             is_ours = bool(self.account) and (note.account, note.site) == (self.account, self.cluster.site)
             if is_ours and _may_have_job(folder):
                 self._live[note.uid] = folder
+            elif is_ours:
+                self.logs.finish(folder)  # an earlier agent may not have come to it
         self._is_scanned = True
 
     def _watched(self) -> dict[str, float]:
@@ -179,6 +190,7 @@ class SiteAgent:
         """Nothing of a run is left on the site: its credentials go, too."""
         folder = self._live.pop(uid, None)
         if folder is not None:
+            self.logs.finish(folder)
             for path in folder.root.glob("attempt-*.env"):
                 path.unlink(missing_ok=True)
 

@@ -54,7 +54,7 @@ class AgentLoop:
         self._stopping.set()
 
     def run(self, *, ticks: int | None = None) -> None:
-        """Tick until stopped, or so many times and until no check runs. From the main thread alone.
+        """Tick until stopped, or so many times and until nothing it has begun goes on. From the main thread alone.
 
         Args:
             ticks: how many; None for no end.
@@ -66,12 +66,13 @@ class AgentLoop:
         while not self._stopping.is_set():
             self._tick()
             done += 1
-            if ticks is not None and done >= ticks and not self._agent.checks.count:
+            if ticks is not None and done >= ticks and not self._agent.is_busy:
                 break
             pause_s = self._every_s * self._back_off * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - no secret
             self._stopping.wait(pause_s)
         self._stopping.set()
         self._agent.checks.end_all()
+        self._agent.logs.close()
 
     def _tick(self) -> None:
         if self._other:

@@ -18,6 +18,7 @@ from sam3ft_launch.slurm.agent.cluster import SiteCluster
 from sam3ft_launch.slurm.agent.credentials import RENEW_AFTER, Credentials
 from sam3ft_launch.slurm.agent.files import read_kubeconfig
 from sam3ft_launch.slurm.agent.folders import alone
+from sam3ft_launch.slurm.agent.kept_logs import KeptLogs
 from sam3ft_launch.slurm.agent.loop import AgentLoop
 from sam3ft_launch.slurm.agent.scheduler import TickClient
 from sam3ft_launch.slurm.settings import SlurmSettings
@@ -73,7 +74,8 @@ def run_agent(
         cluster = SiteCluster(_api(options.kubeconfig), namespace=namespace, site=options.site, holder=holder)
         credentials = Credentials(options.kubeconfig, cluster, now_s=cluster.now_s, renew_after=options.renew_after)
         attempts = Attempts(client, options.settings, Checks(options.check_command), os.environ)
-        agent = SiteAgent(cluster, client, attempts, options.root, credentials.account)
+        logs = KeptLogs(options.check_command)
+        agent = SiteAgent(cluster, client, attempts, options.root, credentials.account, logs)
         loop = AgentLoop(agent, credentials=credentials, every_s=options.every_s, ticked=ticked)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: loop.stop())

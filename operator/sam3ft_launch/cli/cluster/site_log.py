@@ -1,0 +1,78 @@
+"""The log of a run on a SLURM site, as its agent keeps it beside the checkpoints; read with one's own credentials."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from sam3ft_api.errors import InvalidConfig
+from sam3ft_launch.cli.trainer import TrainerAnswer, ask_trainer
+from sam3ft_launch.kubernetes.runs import ClusterRun
+
+POLL_S = 5.0
+LAST_LINES_S = 60.0
+"""After the end of a run the last of its lines are waited for so long: the agent keeps them every 20 s."""
+
+
+@dataclass(slots=True)
+class SiteLog:
+    """One run's log.
+
+    Attributes:
+        run: on a site.
+        ask: a verb of the trainer.
+        clock: monotonic seconds.
+        sleep: waits, seconds.
+        problem: why nothing could be read; empty while it can be.
+    """
+
+    run: ClusterRun
+    ask: Callable[[list[str]], TrainerAnswer] = ask_trainer
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    problem: str = ""
+    _next: int = field(default=0)
+
+    def newest(self, *, lines: int) -> list[str]:
+        """Return the newest lines that are kept; none, and why in `problem`, where they cannot be read."""
+        return self._asked(["--newest", str(lines)])
+
+    def follow(self, *, lines: int, is_over: Callable[[], bool]) -> Iterator[str]:
+        """Yield the newest lines and then those that come, until the run has ended and said its last.
+
+        Args:
+            lines: how many to begin with.
+            is_over: tells whether the run has ended.
+        """
+        yield from self.newest(lines=lines)
+        over_s: float | None = None
+        while not self.problem:
+            over_s = over_s if over_s is not None else self.clock() if is_over() else None
+            said = self._asked(["--start", str(self._next)])
+            yield from said
+            if over_s is not None and self.clock() - over_s > LAST_LINES_S:
+                return
+            self.sleep(POLL_S)
+
+    def _asked(self, words: list[str]) -> list[str]:
+        profile = str((self.run.spec.get("storage") or {}).get("profile") or "default")
+        uri = address_of(self.run)
+        if "://" not in uri or uri.startswith("file:"):
+            self.problem = f"{uri} is a folder on the site"
+            return []
+        try:
+            answer = self.ask(["lines", uri, self.run.uid, "--profile", profile, *words])
+        except InvalidConfig as error:
+            self.problem = f"{uri} cannot be read here: {error}"
+            return []
+        if answer.code != 0:
+            self.problem = f"{uri} cannot be read: {(answer.message.splitlines() or [''])[0]}"
+            return []
+        document: dict[str, Any] = answer.document
+        self._next = int(document.get("next") or 0)
+        return [str(line) for line in document.get("lines") or []]
+
+
+def address_of(run: ClusterRun) -> str:
+    """Return where the run's checkpoints are."""
+    return str((run.spec.get("checkpoint") or {}).get("uri") or "")

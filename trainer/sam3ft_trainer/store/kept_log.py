@@ -1,0 +1,113 @@
+"""All that a run has said where nobody far away can read it, kept beside its history piece by piece.
+
+    logs/UID/000000000000-000000004096.log       bytes of the log from the first up to the second, redacted
+
+A piece is never needed twice: whoever reads takes, at each byte, the longest piece that begins there. So a piece that
+was written and not noted, because its writer died, is written again as a longer one, and changes nothing.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from sam3ft_api.errors import InvalidConfig
+from sam3ft_api.redact import redact
+from sam3ft_trainer.store.objects import NotFound, Store
+from sam3ft_trainer.store.tails import LOGS
+
+PIECE_BYTES = 1 << 20
+MOST_BYTES = 8 << 20
+"""Read at one call, at most: other runs are kept by the same process."""
+_OWNER = re.compile(r"[A-Za-z0-9-]{1,128}")
+_NAME = re.compile(r"(\d{12})-(\d{12})\.log")
+
+
+def keep_more(store: Store, log: Path, *, owner: str, start: int, is_over: bool = False) -> int:
+    """Keep what a log holds from a byte on, in whole lines; returns the byte from which to go on.
+
+    Args:
+        store: rooted at the run's address.
+        log: that grows, and never begins anew.
+        owner: identity of the run, so that two that claim one address do not mix.
+        start: what the last call has returned, 0 at first.
+        is_over: nothing is added any more, so that a last line without an end is kept, too.
+
+    Raises:
+        InvalidConfig: the owner is no identity.
+        StorageDenied, StorageUnavailable: as the store says; nothing is lost, and the same call goes on.
+        OSError: the log cannot be read.
+    """
+    end = min(start + MOST_BYTES, log.stat().st_size)
+    while start < end:
+        with log.open("rb") as file:
+            file.seek(start)
+            data = file.read(min(PIECE_BYTES, end - start))
+        piece = data[: data.rfind(b"\n") + 1]
+        if not piece and (is_over or len(data) == PIECE_BYTES):  # a line that is longer than a piece is cut
+            piece = data
+        if not piece:
+            break
+        text = redact(piece.decode(errors="replace"))
+        store.put(_key(owner, start, start + len(piece)), text.encode())
+        start += len(piece)
+    return start
+
+
+def read_on(store: Store, *, owner: str, start: int) -> Iterator[tuple[str, int]]:
+    """Yield the kept text from a byte on, and with each piece the byte from which to go on.
+
+    A start within a piece yields nothing before the next one: give 0, or what this has yielded.
+
+    Raises:
+        StorageDenied, StorageUnavailable: as the store says.
+    """
+    pieces = _pieces(store, owner)
+    while (end := pieces.get(start)) is not None:
+        with suppress(NotFound):
+            yield _text(store, owner, start, end), end
+        start = end
+
+
+def newest_lines(store: Store, *, owner: str, lines: int) -> tuple[list[str], int]:
+    """Return the newest kept lines, and the byte from which `read_on` goes on; nothing and 0 when none are kept.
+
+    Raises:
+        StorageDenied, StorageUnavailable: as the store says.
+    """
+    pieces, chain, start = _pieces(store, owner), [], 0
+    while (end := pieces.get(start)) is not None:
+        chain.append((start, end))
+        start = end
+    found: list[str] = []
+    for begin, end in reversed(chain):
+        if len(found) >= lines:
+            break
+        with suppress(NotFound):
+            found = _text(store, owner, begin, end).splitlines() + found
+    return found[max(0, len(found) - lines) :], start
+
+
+def _pieces(store: Store, owner: str) -> dict[int, int]:
+    """The end of the longest piece by its begin."""
+    found: dict[int, int] = {}
+    for info in store.list_objects(_prefix(owner)):
+        if match := _NAME.fullmatch(info.key.rpartition("/")[2]):
+            begin, end = int(match[1]), int(match[2])
+            if end > begin:
+                found[begin] = max(end, found.get(begin, 0))
+    return found
+
+
+def _text(store: Store, owner: str, begin: int, end: int) -> str:
+    return store.get(_key(owner, begin, end)).decode(errors="replace")
+
+
+def _key(owner: str, begin: int, end: int) -> str:
+    return f"{_prefix(owner)}/{begin:012d}-{end:012d}.log"
+
+
+def _prefix(owner: str) -> str:
+    if not _OWNER.fullmatch(owner):
+        raise InvalidConfig(f"{owner!r} is no identity of a run: letters, digits and - are allowed")
+    return f"{LOGS}/{owner}"
