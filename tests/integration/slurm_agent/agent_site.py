@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,14 @@ class AgentSite(Site):
     """A namespace with the operator's account, a SLURM site, and agents; each run follows a script of its own name."""
 
     def __init__(
-        self, plane: ControlPlane, namespace: str, folder: Path, slurm: SlurmSite, *, is_real: bool = False
+        self,
+        plane: ControlPlane,
+        namespace: str,
+        folder: Path,
+        slurm: SlurmSite,
+        *,
+        is_real: bool = False,
+        environ: Mapping[str, str] | None = None,
     ) -> None:
         """Enrol the agent; nothing is started.
 
@@ -39,9 +46,10 @@ class AgentSite(Site):
             folder: for what lies beside.
             slurm: the site.
             is_real: runs train, with the trainer as it is shipped.
+            environ: more of it for the agents: by what they and their runs reach a store.
         """
         super().__init__(plane, namespace, folder)
-        self.slurm, self.is_real = slurm, is_real
+        self.slurm, self.is_real, self.environ = slurm, is_real, dict(environ or {})
         self.patience = 5.0  # a job is six programs, and the machine may have much else to do
         self.runs, self.scripts = folder / "runs", folder / "scripts"
         self.scripts.mkdir()
@@ -127,7 +135,7 @@ class Agent:
         """Start it; it is not waited for."""
         self.log = site.folder / f"agent-{number}-{uuid.uuid4().hex[:6]}.log"
         words = ["slurm-agent", "run", "--kubeconfig", str(site.agent_kubeconfig), "--runs", str(site.runs)]
-        environ = {**site.slurm.environ, "SAM3FT_SLURM_SETTINGS": str(site.folder / "slurm.yaml")}
+        environ = {**site.slurm.environ, "SAM3FT_SLURM_SETTINGS": str(site.folder / "slurm.yaml"), **site.environ}
         if not site.is_real:
             environ |= {
                 "PYTHONPATH": f"{FAKE_TRAINER}:{os.environ.get('PYTHONPATH', '')}",

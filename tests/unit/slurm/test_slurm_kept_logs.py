@@ -61,7 +61,7 @@ class Bench:
         """Let a pass begin and end."""
         self.tick()
         begun_s = time.monotonic()
-        while self.logs._pass is not None:  # noqa: SLF001 - there is no other sign of it
+        while self.logs._pass is not None:
             assert time.monotonic() - begun_s < 60
             time.sleep(0.01)
             self.logs.tick([])
@@ -150,7 +150,7 @@ def test_a_trainer_that_hangs_holds_up_nothing_and_is_ended(bench: Bench):
     whole = (bench.folder / "trainer.py").read_text()
     (bench.folder / "trainer.py").write_text("import time; time.sleep(1000)")
     bench.tick()
-    hung = bench.logs._pass  # noqa: SLF001 - the process
+    hung = bench.logs._pass
     assert hung is not None
     bench.tick()
     assert hung.process.poll() is None
