@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from control_planes import end_control_planes
 from xdist.scheduler import LoadScopeScheduling
 
 from sam3ft_api.worker import ENV_CACHE_DIR
@@ -37,6 +38,11 @@ ALONE = ("perf", "integration/elastic", "integration/launcher")
 PAIRED = ("faults",)
 """Folders whose tests each keep a core busy, and measure no time: as many are run together as there are cores."""
 WITH_CLUSTER = {
+    "queues": (
+        "integration/cluster/test_kueue.py",
+        "integration/operator_real/test_kueue_with_operator.py",
+        "integration/operator_real/test_rights.py",
+    ),
     "operators": ("integration/operator_real",),
     "clusters": (
         "chart",
@@ -46,7 +52,7 @@ WITH_CLUSTER = {
         "property/test_crd_differential.py",
     ),
 }
-"""Tests that need a control plane, by the process that runs them: those of one process share it."""
+"""Tests that need a control plane, by the process that runs them: those of one process share it. The first one counts."""
 YIELDING = 5
 """Niceness of what needs no control plane: those tests keep cores busy, while the others mostly wait for answers."""
 
@@ -76,6 +82,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     beside_others = "PYTEST_XDIST_WORKER" in os.environ
     if beside_others and _cluster_of(item.path.relative_to(TESTS).as_posix()) is None:
         os.setpriority(os.PRIO_PROCESS, 0, max(YIELDING, os.getpriority(os.PRIO_PROCESS, 0)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """End the control planes of a process with the last test that needs them: idle, one takes a fifth of a core."""
+    yield
+    cluster = _cluster_of(item.path.relative_to(TESTS).as_posix())
+    follows = None if nextitem is None else _cluster_of(nextitem.path.relative_to(TESTS).as_posix())
+    if "PYTEST_XDIST_WORKER" in os.environ and cluster is not None and cluster != follows:
+        end_control_planes()
 
 
 class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # published without types

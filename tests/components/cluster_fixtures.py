@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from control_plane import ControlPlane, kubectl
+from control_planes import shared
 from definitions import apply_crds
 from kubernetes import client, config
 from kueue import start_kueue
@@ -27,7 +28,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """A control plane with our CRD and a few nodes that kwok plays. Whoever stops or pauses a part starts another."""
     plane = ControlPlane(tmp_path_factory.mktemp("cluster"), definitions=apply_crds)
     try:
-        plane.start()
+        shared(plane).start()
         plane.start_kwok(nodes=NODES)
         yield plane
         assert_nothing_refused(plane)
@@ -67,14 +68,11 @@ def client_of(kubeconfig: Path) -> client.ApiClient:
 
 
 @pytest.fixture(scope="session")
-def kueue_cluster(cluster: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    """Another control plane, with Kueue: where its webhooks are, every Job and pod passes them.
-
-    `cluster` tells first whether the machine can have one.
-    """
+def kueue_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """Another control plane, with Kueue: where its webhooks are, every Job and pod passes them."""
     plane = ControlPlane(tmp_path_factory.mktemp("kueue-cluster"), definitions=apply_crds)
     try:
-        plane.start()
+        shared(plane).start()
         plane.start_kwok(nodes=NODES)
         start_kueue(plane)
         yield plane

@@ -1,14 +1,15 @@
-"""Nodes on which a run has failed again and again: its job goes on elsewhere, where there is an elsewhere."""
+"""Nodes on which a run has failed for good: its job goes on elsewhere, where there is an elsewhere.
 
-from collections import Counter
+A launcher begins its workers again by itself, as often as `failurePolicy` lets it. One that has spent that while the
+other nodes only lost a peer has a bad node, or the run fails everywhere: a second node tells which.
+"""
+
 from collections.abc import Mapping, Sequence
 
 from sam3ft_api.exit_codes import rule_for
 from sam3ft_api.termination import Termination
 from sam3ft_launch.folder.ends import PastEnd
 
-AVOID_AFTER = 2
-"""Ends of one attempt that were one node's doing, after which the job is kept away from it."""
 MOST_AVOIDED = 16
 """A run that fails on more nodes is itself the cause."""
 
@@ -26,13 +27,20 @@ def blamed(words: Mapping[int, Termination], hosts: Sequence[str]) -> str:
     return hosts[failed[0]] if len(failed) == 1 and failed[0] < len(hosts) else ""
 
 
-def avoided(ends: Sequence[PastEnd], *, spare: int) -> tuple[str, ...]:
-    """Return the nodes to keep away from, the worst first.
+def away_from(ends: Sequence[PastEnd], *, spare: int) -> tuple[str, ...]:
+    """Return the nodes to keep away from after the newest end; none where it is not to go elsewhere.
+
+    That is so when no node is blamed for it, when the run has failed on another node since its newest commit, too, and
+    when the partition has no other nodes.
 
     Args:
-        ends: of the attempt.
+        ends: of the attempt, oldest first, at least one.
         spare: nodes that the partition has beyond those that the job needs; no more than these are avoided.
     """
-    counts = Counter(end.node for end in ends if end.node)
-    worst = sorted((node for node, times in counts.items() if times >= AVOID_AFTER), key=lambda it: (-counts[it], it))
-    return tuple(worst[: max(0, min(spare, MOST_AVOIDED))])
+    newest = ends[-1]
+    others = [end.node for end in ends if end.node and end.node != newest.node]
+    since = [end.node for end in ends if end.node and end.commit_step == newest.commit_step]
+    nodes = tuple(dict.fromkeys([newest.node, *reversed(others)]))
+    if not newest.node or set(since) != {newest.node} or spare < 1:
+        return ()
+    return nodes[: min(spare, MOST_AVOIDED)]

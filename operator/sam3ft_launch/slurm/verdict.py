@@ -26,7 +26,7 @@ from sam3ft_launch.folder.rundir import RunDir
 from sam3ft_launch.folder.stop import read_stop_request
 from sam3ft_launch.restart import EndRun, LauncherEnd, decide_restart
 from sam3ft_launch.slurm.arguments import num_nodes, parser_of
-from sam3ft_launch.slurm.bad_nodes import avoided, blamed
+from sam3ft_launch.slurm.bad_nodes import away_from, blamed
 from sam3ft_launch.slurm.record import JobReport, read_report, write
 from sam3ft_launch.slurm.states import JobState
 
@@ -83,6 +83,7 @@ def decide(
     is_requeued: bool,
     stop_requested: bool,
     can_requeue: bool,
+    away: Sequence[str] = (),
 ) -> Next:
     """Return what follows from the newest end; pure.
 
@@ -93,17 +94,24 @@ def decide(
         is_requeued: SLURM counts another start of the job already.
         stop_requested: somebody asked the run to stop.
         can_requeue: the site lets the job go back into the queue.
+        away: nodes that the job is better kept away from, the one of the newest end first; none as a rule.
     """
     code = ends[-1].code
     if code == ExitCode.SUCCEEDED:
         return Next("end 0", code, rule_for(code).advice)
     if word in _LEAVING and not stop_requested:
         return _left(code, is_requeued=is_requeued)
+    if away and can_requeue and not stop_requested:
+        return Next(f"elsewhere {','.join(away)}", None, f"the run has failed on {away[0]}; it goes on elsewhere")
     verdict = decide_restart(ends, budget=budget, stop_requested=stop_requested)
     if isinstance(verdict, EndRun):
         return Next(f"end {verdict.code}", verdict.code, verdict.why)
-    if code != ExitCode.INTERRUPTED:
-        return Next(f"again {verdict.delay_s:g}", None, verdict.why)
+    if code == ExitCode.INTERRUPTED:
+        return _saved(code, can_requeue=can_requeue)
+    return Next(f"again {verdict.delay_s:g}", None, verdict.why)
+
+
+def _saved(code: int, *, can_requeue: bool) -> Next:
     if can_requeue:
         return Next("requeue", None, "saved; the job goes back into the queue")
     said = "Asked to stop by SLURM, and the site does not let a job go back into the queue; the same command goes on."
@@ -115,20 +123,6 @@ def _left(code: int, *, is_requeued: bool) -> Next:
         return Next("queued", None, "SLURM has put the job back into the queue")
     said = "The job was cancelled with scancel; the same command goes on from the newest checkpoint."
     return Next(f"end {code}", code, said, reason=str(JobState.CANCELLED))
-
-
-def elsewhere(following: Next, end: PastEnd, away: Sequence[str]) -> Next:
-    """Return what follows where the node of the newest end is one to keep away from: no new start there; pure.
-
-    Args:
-        following: what follows otherwise.
-        end: the newest.
-        away: nodes to keep away from.
-    """
-    if not following.line.startswith("again ") or end.node not in away:
-        return following
-    said = f"the run has failed on {end.node} again; the job goes on elsewhere"
-    return Next(f"elsewhere {','.join(away)}", None, said)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -168,8 +162,8 @@ def main(argv: list[str] | None = None) -> int:
         is_requeued=count.isdecimal() and int(count) > int(os.environ.get("SLURM_RESTART_COUNT") or 0),
         stop_requested=read_stop_request(folder.stop_request, attempt=given.attempt) is not None,
         can_requeue=not given.cannot_requeue,
+        away=away_from(report.ends, spare=given.partition_nodes - num_nodes()),
     )
-    following = elsewhere(following, report.ends[-1], avoided(report.ends, spare=given.partition_nodes - num_nodes()))
     if following.code is not None:
         said = next((said.message for said in words if said.code == code and said.message), "")
         if word in _LEAVING:  # that somebody has cancelled the job explains more than that it was asked to stop

@@ -1,13 +1,15 @@
 """What follows from the launchers' end: one code for all nodes, and what the batch script does next."""
 
+from typing import Any
+
 import pytest
 
 from sam3ft_api.plan import RestartBudget
 from sam3ft_api.termination import Termination
 from sam3ft_launch.folder.ends import PastEnd
 from sam3ft_launch.restart import LauncherEnd
-from sam3ft_launch.slurm.bad_nodes import avoided, blamed
-from sam3ft_launch.slurm.verdict import Next, code_of, decide, elsewhere
+from sam3ft_launch.slurm.bad_nodes import away_from, blamed
+from sam3ft_launch.slurm.verdict import Next, code_of, decide
 
 BUDGET = RestartBudget(max_restarts=2, window_s=3600, max_without_progress=4)
 
@@ -63,8 +65,8 @@ def test_the_next_step_follows_from_the_end(found: Next, line: str, code: int | 
     assert (line, code) == (found.line, found.code)
 
 
-def end(code: int, node: str = "") -> PastEnd:
-    return PastEnd(code=code, reason="Any", at_unix_s=0, node=node)
+def end(node: str, commit_step: int | None = None) -> PastEnd:
+    return PastEnd(code=1 if node else 23, reason="Any", at_unix_s=0, node=node, commit_step=commit_step)
 
 
 @pytest.mark.parametrize(
@@ -88,23 +90,40 @@ def test_the_node_that_alone_failed_by_itself_is_blamed(codes: dict[int, int], n
     assert node == blamed(said, ["n1", "n2"])
 
 
-def test_a_node_is_avoided_after_its_second_end_and_while_there_are_others():
-    ends = [end(1, "n2"), end(23), end(1, "n1"), end(137, "n1"), end(20), end(1, "n3"), end(1, "n3"), end(1, "n3")]
+@pytest.mark.parametrize(
+    ("ends", "spare", "away"),
+    [
+        ([end("n1")], 1, ("n1",)),
+        ([end("n1")], 0, ()),
+        ([end("n1")], -2, ()),  # nobody knows the partition
+        ([end("")], 9, ()),
+        ([end("n1"), end("")], 9, ()),
+        ([end(""), end("n1")], 9, ("n1",)),
+        ([end("n1"), end("n2")], 9, ()),  # what fails on two nodes fails by itself
+        ([end("n1", 5), end("n2", 5)], 9, ()),
+        ([end("n1", 5), end("n2", 9)], 9, ("n2", "n1")),
+        ([end("n1", 5), end("n2", 9)], 1, ("n2",)),
+        ([end("n1", 5), end("n1", 9)], 9, ("n1",)),
+    ],
+)
+def test_a_run_keeps_away_from_a_node_that_failed_until_another_fails_as_well(
+    ends: list[PastEnd], spare: int, away: tuple[str, ...]
+):
+    assert away == away_from(ends, spare=spare)
 
-    assert ("n3", "n1") == avoided(ends, spare=5)
-    assert ("n3",) == avoided(ends, spare=1)
-    assert () == avoided(ends, spare=0)
-    assert () == avoided(ends, spare=-1)  # nobody knows the partition
-    assert () == avoided(ends[:3], spare=5)
 
+def test_a_run_goes_elsewhere_also_where_its_launcher_has_spent_its_restarts():
+    spent = [LauncherEnd(1, 0.0, True, None)]
 
-def test_a_run_goes_elsewhere_only_where_it_would_have_begun_again_on_a_node_to_avoid():
-    again, over = Next("again 1", None, "killed"), Next("end 137", 137, "too often")
+    def after(**changes: Any) -> str:
+        how = {"word": "RUNNING", "is_requeued": False, "stop_requested": False, "can_requeue": True, **changes}
+        return decide(spent, budget=BUDGET, **how).line
 
-    assert "elsewhere n1,n3" == elsewhere(again, end(1, "n1"), ("n1", "n3")).line
-    assert again == elsewhere(again, end(1, "n2"), ("n1", "n3"))
-    assert again == elsewhere(again, end(23), ("n1", "n3"))
-    assert over == elsewhere(over, end(1, "n1"), ("n1", "n3"))
+    assert "end 1" == after()
+    assert "elsewhere n2,n1" == after(away=("n2", "n1"))
+    assert "end 1" == after(away=("n2",), can_requeue=False)
+    assert "end 1" == after(away=("n2",), stop_requested=True)
+    assert "queued" == after(away=("n2",), word="COMPLETING", is_requeued=True)
 
 
 def test_ends_in_a_row_without_a_newer_commit_are_bounded_also_over_requeues():
