@@ -52,7 +52,7 @@ WITH_CLUSTER = {
         "property/test_crd_differential.py",
     ),
 }
-"""Tests that need a control plane, by the process that runs them: those of one process share it. The first one counts."""
+"""Tests that need a control plane, by the process that runs them: each has one of its own. The first match counts."""
 YIELDING = 5
 """Niceness of what needs no control plane: those tests keep cores busy, while the others mostly wait for answers."""
 
