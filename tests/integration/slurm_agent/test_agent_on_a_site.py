@@ -53,6 +53,7 @@ def test_a_job_that_the_scheduler_has_forgotten_has_left_its_word(own_site: OwnS
     site.wait_for_phase("blood", "Succeeded")
 
 
+@pytest.mark.soak  # two minutes of waiting; `test_slurm_attempt` has the same without a site
 def test_a_job_that_died_while_nobody_looked_is_lost_and_a_fresh_one_goes_on(own_site: OwnSite):
     site = own_site(SiteSettings(forget_s=3))
     agent = site.agent()
