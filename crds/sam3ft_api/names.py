@@ -135,7 +135,7 @@ def slurm_job_name(uid: str, attempt: int, *, slot: int = 0, generation: int = 0
 
 
 def slurm_job_prefix(uid: str) -> str:
-    """Return how the names of all jobs of a resource begin."""
+    """Return how the names of all jobs of a resource begin, whatever their attempt."""
     short = re.sub(r"[^0-9a-z]", "", uid.lower())[:16]
     if len(short) < 8:
         short = hashlib.sha256(uid.encode()).hexdigest()[:16]

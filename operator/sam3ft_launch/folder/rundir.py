@@ -78,11 +78,6 @@ class RunDir:
         """How much of the run's log is kept beside its checkpoints, as an agent writes it down."""
         return self.work / "kept-log.json"
 
-    @property
-    def avoided_nodes(self) -> Path:
-        """Nodes on which launchers of an elastic run have failed, a line each, as their jobs write them down."""
-        return self.work / "avoided-nodes"
-
     def slurm_script(self, attempt: int) -> Path:
         """Batch script of an attempt."""
         return self.root / f"attempt-{attempt}.sbatch"

@@ -158,7 +158,10 @@ class SlurmBackend:
         folder = RunDir(Path(handle.location))
         with folder.driving(wait_s=_LOCK_WAIT_S):
             record = self._own_record(handle)
-            if record is not None and record.job_id and not self._is_asked_to_stop(folder, record):
+            if record is None or record.places == 1 or self._is_asked_to_stop(folder, record):
+                return
+            first = self._look(folder, record).job
+            if first is not None and first.state is JobState.RUNNING:  # without it there is no group to join
                 NodeJobs(folder, self._client).fill(record)
 
     @staticmethod
@@ -180,7 +183,7 @@ class SlurmBackend:
         """Return the state from the job's report, the trainer's progress file and the scheduler.
 
         The scheduler is asked every `poll_s` of the settings at most; in between its last word stands. The credentials
-        of an attempt that has been cancelled are removed.
+        of an attempt that is over are removed.
 
         Raises:
             TransientError: a file exists and cannot be read, or nothing is known and the scheduler does not answer.
@@ -199,6 +202,7 @@ class SlurmBackend:
             os.scandir(folder.work).close()
             report = self._report(folder, record)
         if report is not None and report.code is not None:
+            folder.slurm_environment(record.attempt).unlink(missing_ok=True)
             return ended(folder, report, report.code)
         if job is None:
             return _unseen(folder, record)
@@ -215,7 +219,10 @@ class SlurmBackend:
             TransientError: the scheduler did not answer.
         """
         record, folder = self._own_record(handle), RunDir(Path(handle.location))
-        if record is None or self.observe(handle).state.is_terminal:
+        if record is None:
+            return
+        if self.observe(handle).state.is_terminal:
+            NodeJobs(folder, self._client).cancel(record, running=True)
             return
         write_stop_request(folder.stop_request, StopRequest(attempt=handle.attempt, grace_s=grace_s))
         self._looks.clear()
@@ -235,11 +242,12 @@ class SlurmBackend:
         record, folder = self._own_record(handle), RunDir(Path(handle.location))
         if record is None:
             return
-        NodeJobs(folder, self._client).cancel(record, running=True)
         number = record.job_id or self._find(folder, record)
-        if number:
-            self._client.kill(number)
-            self._wait_until_gone(number)
+        others = [job.job_id for job in NodeJobs(folder, self._client).living(record)] if record.places > 1 else []
+        for job_id in [*([number] if number else []), *others]:
+            self._client.kill(job_id)
+        for job_id in [*([number] if number else []), *others]:
+            self._wait_until_gone(job_id)
         with folder.driving(wait_s=_LOCK_WAIT_S):
             folder.remove_state()
 
@@ -279,7 +287,7 @@ class SlurmBackend:
             self._require_over(folder, record)
             folder.slurm_environment(record.attempt).unlink(missing_ok=True)
         environment = job_environment(submission.env, os.environ)
-        for stale in (folder.progress, folder.last_word, folder.stop_request, folder.avoided_nodes):
+        for stale in (folder.progress, folder.last_word, folder.stop_request):
             stale.unlink(missing_ok=True)  # it would be taken for this attempt's
         write_atomically(folder.config, submission.config_json)
         write_atomically(folder.finetune, submission.finetune_yaml)

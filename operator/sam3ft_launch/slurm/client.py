@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 
+from sam3ft_api import names
 from sam3ft_api.errors import InvalidConfig
 from sam3ft_api.text import without_controls
 from sam3ft_launch.backend import TransientError
@@ -58,21 +59,21 @@ class SlurmClient:
             if shutil.which(name, path=self._environ.get("PATH")) is None:
                 raise InvalidConfig(_NOT_HERE.format(name))
 
-    def submit(self, script: str, *arguments: str, job_name: str = "", avoid: Sequence[str] = ()) -> str:
+    def submit(self, script: str, *arguments: str, job_name: str = "", after: str = "") -> str:
         """Submit a script and return the number of the job.
 
         Args:
             script: absolute path.
             arguments: of the script.
             job_name: in place of the script's own; empty for that.
-            avoid: nodes that it may not get.
+            after: number of a job that has to begin before; empty for none.
 
         Raises:
             InvalidConfig: SLURM refuses it, and says so.
             TransientError: it is not known whether it was accepted.
         """
         options = [f"--job-name={job_name}"] if job_name else []
-        options += [f"--exclude={','.join(avoid)}"] if avoid else []
+        options += [f"--dependency=singleton,after:{after}", "--nice=100"] if after else []
         code, out, err = self._run(["sbatch", "--parsable", *options, script, *arguments])
         number = out.strip().partition(";")[0]
         if code == 0 and number.isdecimal():
@@ -89,6 +90,15 @@ class SlurmClient:
             TransientError: the scheduler did not answer.
         """
         return self._squeue(["--me", "--name", name])
+
+    def living_of(self, uid: str) -> list[JobView]:
+        """Return the jobs of a run that are not over, whatever their attempt.
+
+        Raises:
+            TransientError: the scheduler did not answer.
+        """
+        start = names.slurm_job_prefix(uid)
+        return [job for job in self._squeue(["--me"]) if job.name.startswith(start) and not job.state.is_over]
 
     def jobs(self, job_ids: Sequence[str]) -> dict[str, JobView]:
         """Return the jobs that the scheduler still knows, by number; one call for all of them.

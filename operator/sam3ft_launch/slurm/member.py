@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from sam3ft_api.exit_codes import ExitCode
@@ -28,6 +29,8 @@ _LOOK_EVERY_S = 1.0
 _LAUNCHERS = 4
 """On one node, in one turn of the job."""
 _AGAIN_S = 1.0
+_MOVE_WITHIN_S = 15.0
+"""For a launcher whose coordinator is gone: it cannot save without the others."""
 _ASKS = (signal.SIGTERM, signal.SIGUSR2)
 
 
@@ -56,6 +59,8 @@ def main(argv: list[str] | None = None) -> int:
         *("--coordinator", f"{shown}:{port}", "--address", own_address(host, port)),
         *("--node", f"node-{slot}", "--slot", str(slot), "--attempt", str(given.attempt)),
     ]
+    if given.slot is not None:
+        return run_launcher(command, folder, attempt=given.attempt, meeting=given.port_file)
     return run_again(command, folder, word=word, attempt=given.attempt)
 
 
@@ -75,13 +80,21 @@ def run_again(command: Sequence[str], folder: RunDir, *, word: Path, attempt: in
     raise AssertionError("unreachable")
 
 
-def run_launcher(command: Sequence[str], folder: RunDir, *, attempt: int) -> int:
-    """Run a launcher and return its exit code as a shell shows it; call from the main thread."""
+def run_launcher(command: Sequence[str], folder: RunDir, *, attempt: int, meeting: Path | None = None) -> int:
+    """Run a launcher and return its exit code as a shell shows it; call from the main thread.
+
+    Args:
+        command: the launcher's.
+        folder: of the run.
+        attempt: its number.
+        meeting: the coordinator's file, in another job than this one: when it goes, or another takes its place, so has
+            the coordinator, to which a launcher would look for ever. Then the launcher is ended, and 23 returned.
+    """
     signalled: list[int] = []
     for number in _ASKS:
         signal.signal(number, lambda received, _frame: signalled.append(received))
     launcher = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=tether())  # noqa: PLW1509 - one thread
-    kill_at_s, look_at_s = math.inf, 0.0
+    kill_at_s, look_at_s, has_moved = math.inf, 0.0, False
     while (code := launcher.poll()) is None:
         if kill_at_s == math.inf and time.monotonic() >= look_at_s:
             look_at_s = time.monotonic() + _LOOK_EVERY_S
@@ -89,12 +102,26 @@ def run_launcher(command: Sequence[str], folder: RunDir, *, attempt: int) -> int
                 kill_at_s = time.monotonic() + request.grace_s
                 if not signalled:  # a second signal would end the workers at once
                     launcher.terminate()
+            elif meeting is not None and not signalled and not is_newest(meeting):
+                print("the coordinator has moved; leaving the group", file=sys.stderr, flush=True)
+                kill_at_s, has_moved = time.monotonic() + _MOVE_WITHIN_S, True
+                launcher.terminate()
         if time.monotonic() >= kill_at_s:
             print("the time to save is over; killing the launcher", file=sys.stderr, flush=True)
             launcher.kill()
-            return shell_code(launcher.wait())
+            code = launcher.wait()
+            break
         time.sleep(_POLL_S)
-    return shell_code(code)
+    return int(ExitCode.PEER_LOST) if has_moved and not signalled else shell_code(code)
+
+
+def is_newest(meeting: Path) -> bool:
+    """Tell whether a coordinator's file is there, and no later one."""
+    found: dict[Path, float] = {}
+    for path in meeting.parent.glob("coordinator-*.json"):
+        with suppress(FileNotFoundError):
+            found[path] = path.stat().st_mtime
+    return meeting in found and found[meeting] == max(found.values())
 
 
 def _request(folder: RunDir, attempt: int) -> StopRequest | None:

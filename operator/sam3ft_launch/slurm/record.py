@@ -21,7 +21,9 @@ class NodeJob(BaseModel):
         generation: how many jobs this place has had before.
         job_name: under which it is known to SLURM, written before it is submitted.
         job_id: its number; empty while it is not known whether it was accepted.
-        submitted_unix_s: when it was begun.
+        submitted_unix_s: when it was begun, or tried last.
+        over_unix_s: when it was first seen to be over; None while it is not.
+        refused: SLURM's words where it would not take the job; empty otherwise.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -31,6 +33,8 @@ class NodeJob(BaseModel):
     job_name: str
     job_id: str = ""
     submitted_unix_s: float
+    over_unix_s: float | None = None
+    refused: str = ""
 
 
 class SlurmRecord(BaseModel):

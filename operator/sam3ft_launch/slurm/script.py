@@ -202,7 +202,8 @@ def _programs(plan: JobPlan, settings: SlurmSettings, folder: RunDir, launcher: 
     fewer = f" --min-nodes {plan.min_nodes} --gate-deadline-s {plan.start_deadline_s:g}" if is_elastic(plan) else ""
     return [
         *step_of(plan, settings, folder, launcher),
-        'meeting="$run/work/coordinator-$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}.json"',
+        'meeting="$run/work/coordinator-$attempt-$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}.json"',
+        'rm -f "$run"/work/coordinator-*.json',
         "",
         "# The coordinator decides who belongs to the group. It ends when its file is removed.",
         'address=$(scontrol show node "$SLURMD_NODENAME" --oneliner | sed -n "s/.* NodeAddr=\\([^ ]*\\).*/\\1/p")',
@@ -226,13 +227,18 @@ def _programs(plan: JobPlan, settings: SlurmSettings, folder: RunDir, launcher: 
         "may_begin() { # nobody has asked to stop, and the coordinator is there",
         """  ! grep -Eqs '"attempt": ?'"$attempt"'[,}]' "$run/stop.json" && kill -0 "$coordinator" 2> /dev/null""",
         "}",
+        *_farewell(plan),
         "# Whether there are other nodes to go to, should one of these be bad.",
         'hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | paste -sd, -)',
         'usable=$(sinfo -h -N -p "$SLURM_JOB_PARTITION" -t alloc,idle,mix -o %N | sort -u | wc -l)',
+        'excluded=$(scontrol show job "$SLURM_JOB_ID" -o | sed -n "s/.* ExcNodeList=\\([^( ][^ ]*\\).*/\\1,/p")',
+        "can_run_without() { # NODES",
+        f'  sbatch --test-only --exclude="$excluded$1" "$run/{folder.slurm_script(plan.attempt).name}" >&2',
+        "}",
         "# What follows from their end: again SECONDS, elsewhere NODES, requeue, queued, or end CODE.",
         "verdict() { # CODE [--cannot-requeue]",
         f'  {beside}"${{python[@]}}" sam3ft_launch.slurm.verdict "${{about[@]}}" "${{budget[@]}}" \\',
-        '    --hosts "$hosts" --partition-nodes "${usable:-0}" \\',
+        f'    --hosts "$hosts" --spare "$((${{usable:-0}} - {plan.nodes}))" \\',
         '    --word "$(squeue -h -j "$SLURM_JOB_ID" -O State:32,RestartCnt:16)" --code "$@"',
         "}",
     ]
@@ -243,6 +249,22 @@ def _old_words(plan: JobPlan) -> list[str]:
     if is_elastic(plan):
         return ['  rm -f "$run"/work/termination.json']
     return ['  rm -f "$run"/work/termination.json "$run"/work/node-*/termination.json']
+
+
+def _farewell(plan: JobPlan) -> list[str]:
+    """Return what the script does when the attempt is over: nothing of it may be left that runs or waits."""
+    others = [
+        "  squeue -h --me -o '%A %j' | while read -r id job; do",
+        '    case "$job" in "${name%-0-0}"-*) [ "$id" = "$SLURM_JOB_ID" ] || scancel --quiet "$id" ;; esac',
+        "  done",
+    ]
+    return [
+        "farewell() { # the attempt is over",
+        '  rm -f "$run/attempt-$attempt.env"',
+        *(others if is_elastic(plan) else []),
+        "  dismiss",
+        "}",
+    ]
 
 
 def _deadline(deadline_s: float) -> list[str]:
@@ -288,15 +310,16 @@ _LOOP = (
     '  case "$next" in',
     "    'again '*) sleep \"${next#again }\" ;;",
     "    'elsewhere '*)",
-    '      if scontrol requeue "$SLURM_JOB_ID"; then',
+    "      away=${next#elsewhere }",
+    '      if can_run_without "$away" && scontrol requeue "$SLURM_JOB_ID"; then',
     "        # Only now: SLURM changes this of jobs that wait, and of no others.",
-    '        scontrol update "JobId=$SLURM_JOB_ID" "ExcNodeList=${next#elsewhere }"',
+    '        scontrol update "JobId=$SLURM_JOB_ID" "ExcNodeList=$excluded$away"',
     "        dismiss",
     '        exit "$code"',
     "      fi",
-    '      verdict "$code" --cannot-requeue',
-    '      rm -f "$run/attempt-$attempt.env"',
-    "      dismiss",
+    '      next=$(verdict "$code" --cannot-requeue)',
+    '      if [[ $next == "again "* ]]; then sleep "${next#again }"; continue; fi',
+    "      farewell",
     '      exit "$code"',
     "      ;;",
     "    requeue)",
@@ -305,11 +328,11 @@ _LOOP = (
     '      if scontrol requeue "$SLURM_JOB_ID"; then sleep 600; fi',
     "      # The site does not let a job do that: the run ends as interrupted, and the same command goes on.",
     '      verdict "$code" --cannot-requeue',
+    "      farewell",
     '      exit "$code"',
     "      ;;",
     "    *)",
-    '      [[ $next == "end "* ]] && rm -f "$run/attempt-$attempt.env"',
-    "      dismiss",
+    '      if [[ $next == "end "* ]]; then farewell; else dismiss; fi',
     '      exit "${code:-1}"',
     "      ;;",
     "  esac",

@@ -162,7 +162,7 @@ def main(argv: list[str] | None = None) -> int:
         is_requeued=count.isdecimal() and int(count) > int(os.environ.get("SLURM_RESTART_COUNT") or 0),
         stop_requested=read_stop_request(folder.stop_request, attempt=given.attempt) is not None,
         can_requeue=not given.cannot_requeue,
-        away=away_from(report.ends, spare=given.partition_nodes - num_nodes()),
+        away=away_from(report.ends, spare=given.spare),
     )
     if following.code is not None:
         said = next((said.message for said in words if said.code == code and said.message), "")
@@ -190,7 +190,7 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--code", type=int, required=True, help="exit code of the launchers' step")
     parser.add_argument("--word", default="", help="the job's State and RestartCnt, from squeue")
     parser.add_argument("--hosts", default="", help="the job's nodes, in the order of slots, with commas")
-    parser.add_argument("--partition-nodes", type=int, default=0, help="usable nodes of the job's partition")
+    parser.add_argument("--spare", type=int, default=0, help="usable nodes of the partition beyond those of the run")
     parser.add_argument("--cannot-requeue", action="store_true", help="scontrol has refused")
     parser.add_argument("--max-restarts", type=int, required=True)
     parser.add_argument("--restart-window-s", type=float, required=True)

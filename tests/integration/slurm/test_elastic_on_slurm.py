@@ -1,7 +1,9 @@
-"""An elastic run of the real trainer: every node is a job; one is taken away, the other goes on, a new one joins."""
+"""An elastic run of the real trainer, a job for each node.
+
+One goes, the other trains on, a new one joins; the first goes and comes back; when it is cancelled all are gone.
+"""
 
 import json
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -63,7 +65,7 @@ class Elastic:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_node_is_taken_away_and_a_new_one_joins(slurm_site: SlurmSite, tmp_path: Path):
+def test_nodes_go_and_come_back_and_none_outlives_the_first(slurm_site: SlurmSite, tmp_path: Path):
     settings = tmp_path / "slurm.yaml"
     settings.write_text("poll_s: 0.5\nelastic: true\n")
     cli = Cli(tmp_path, {**slurm_site.environ, "SAM3FT_SLURM_SETTINGS": str(settings)})
@@ -86,15 +88,23 @@ def test_a_node_is_taken_away_and_a_new_one_joins(slurm_site: SlurmSite, tmp_pat
         begun_s = time.monotonic()
         step = run.wait("a new node trains", lambda told: told.get("world_size") == 2)
         print(f"a new node trained with it after {time.monotonic() - begun_s:.1f} s")
-        run.wait("both go on", lambda told: told.get("step", 0) > step)
+        step = run.wait("both go on", lambda told: told.get("step", 0) > step)
+
+        begun_s = time.monotonic()
+        slurm_site.ask(["scontrol", "requeue", run.record.job_id])
+        run.wait("one is left", lambda told: told.get("world_size") == 1 or told.get("state") != "training")
+        step = run.wait(
+            "both train again", lambda told: told.get("world_size") == 2 and told.get("step", 0) > step, within_s=180
+        )
+        print(f"the first node's job was requeued: both trained again after {time.monotonic() - begun_s:.1f} s")
     finally:
         if text := folder.log.read_text() if folder.log.exists() else "":
             print(text[-6000:])
-        cancelled: subprocess.CompletedProcess[str] = cli("cancel")
-    assert 0 == cancelled.returncode
-    wait_for("it has saved", lambda: run.backend.observe(run.handle).state.is_terminal, within_s=120)
+        slurm_site.ask(["scancel", run.record.job_id])
+    wait_for("it has ended", lambda: run.backend.observe(run.handle).state.is_terminal, within_s=120)
     assert RunState.INTERRUPTED is run.backend.observe(run.handle).state
     wait_for("no job is left", lambda: all(job.state.is_over for job in _jobs(run)), within_s=60)
+    assert not folder.slurm_environment(1).exists()
 
 
 def _mended(run: Elastic) -> int:

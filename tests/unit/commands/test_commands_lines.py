@@ -17,7 +17,8 @@ def test_several_logs_are_kept_at_once_and_one_that_fails_holds_up_no_other(tmp_
     log, address = tmp_path / "run.log", str(tmp_path / "kept")
     (tmp_path / "kept").mkdir()
     log.write_text("one\ntwo\n")
-    good = {"log": str(log), "address": address, "profile": "default", "owner": "a", "start": 0, "is_over": False}
+    good = {"log": str(log), "address": address, "profile": "default", "owner": "a", "start": 0}
+    good |= {"look": True, "is_over": False}
     others = [good | {"log": str(tmp_path / "none")}, good | {"owner": "../b"}, good | {"profile": "nobody"}]
 
     code, document = ask("keep", stdin=json.dumps({"logs": [*others, good]}))

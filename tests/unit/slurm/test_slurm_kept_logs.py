@@ -83,8 +83,8 @@ def test_a_log_is_kept_as_it_grows_and_no_further(bench: Bench):
 
     address = {"address": "s3://bucket/blood", "profile": "default", "owner": "a", "is_over": False}
     assert [
-        [{"log": str(run.log), "start": 0, **address}],
-        [{"log": str(run.log), "start": 4, **address}],
+        [{"log": str(run.log), "start": 0, "look": True, **address}],  # an earlier agent may have kept it
+        [{"log": str(run.log), "start": 4, "look": False, **address}],
     ] == bench.passes()
     assert 8 == kept_to(run)
 
@@ -103,11 +103,12 @@ def test_the_end_of_a_log_is_kept_after_the_run_and_then_the_agent_is_done(bench
     run = bench.run("a")
     bench.live.clear()
     bench.logs.finish(run)
+    bench.tick()
     assert bench.logs.is_busy
     bench.whole_pass()
-    assert [[True]] == [[log["is_over"] for log in logs] for logs in bench.passes()]
     bench.whole_pass()
 
+    assert [[True]] == [[log["is_over"] for log in logs] for logs in bench.passes()]
     assert not bench.logs.is_busy
 
 
@@ -118,19 +119,31 @@ def test_a_store_that_is_away_is_tried_again_and_not_for_ever(bench: Bench, monk
     bench.logs.finish(run)
     (bench.folder / "fails").touch()
     bench.whole_pass()
-    assert bench.logs.is_busy
     assert 0 == kept_to(run)
     (bench.folder / "fails").unlink()
     bench.whole_pass()
     bench.whole_pass()
-    assert (4, False) == (kept_to(run), bench.logs.is_busy)
+    assert 4 == kept_to(run)
+    assert [True, True] == [logs[0]["look"] for logs in bench.passes()]
 
     run.log.write_text("one\ntwo\n")
     bench.logs.finish(run)
     (bench.folder / "fails").touch()
-    for _ in range(3 + 1):
+    for _ in range(6):
         bench.whole_pass()
-    assert not bench.logs.is_busy
+    assert 2 + 3 == len(bench.passes())
+
+
+def test_where_more_logs_grow_than_fit_into_a_pass_each_has_its_turn(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(kept_logs, "AT_ONCE", 2)
+    runs = [bench.run(name) for name in "abc"]
+    for number in range(3):
+        for run in runs:
+            run.log.write_text("one\n" * (number + 1))
+        bench.whole_pass()
+
+    owners = [[log["owner"] for log in logs] for logs in bench.passes()]
+    assert [["a", "b"], ["c", "a"], ["b", "a"]] == owners
 
 
 def test_a_trainer_that_dies_is_started_again(bench: Bench, caplog: pytest.LogCaptureFixture):

@@ -91,6 +91,22 @@ def test_the_node_that_alone_failed_by_itself_is_blamed(codes: dict[int, int], n
 
 
 @pytest.mark.parametrize(
+    ("nodes", "node"),
+    [
+        (("node-1", "node-1"), "n2"),  # all end with the code of the one, and say whose it was
+        (("node-0", "node-1"), ""),
+        (("node-7", "node-7"), ""),  # another job's
+        (("", "node-0"), "n1"),
+        (("somewhere",), ""),
+    ],
+)
+def test_whoever_ends_for_another_nodes_sake_says_so(nodes: tuple[str, ...], node: str):
+    said = {slot: Termination(code=1, reason="Any", node=name) for slot, name in enumerate(nodes)}
+
+    assert node == blamed(said, ["n1", "n2"])
+
+
+@pytest.mark.parametrize(
     ("ends", "spare", "away"),
     [
         ([end("n1")], 1, ("n1",)),
@@ -103,7 +119,10 @@ def test_the_node_that_alone_failed_by_itself_is_blamed(codes: dict[int, int], n
         ([end("n1", 5), end("n2", 5)], 9, ()),
         ([end("n1", 5), end("n2", 9)], 9, ("n2", "n1")),
         ([end("n1", 5), end("n2", 9)], 1, ("n2",)),
+        ([end("n1", 1), end("", 2), end("n2", 3)], 9, ("n2", "n1")),
         ([end("n1", 5), end("n1", 9)], 9, ("n1",)),
+        ([end("n1", 5), end("n1", 5)], 9, ()),  # the site did not keep it away
+        ([end("n1", 1), end("n2", 2), end("n3", 3), end("n4", 4)], 9, ()),
     ],
 )
 def test_a_run_keeps_away_from_a_node_that_failed_until_another_fails_as_well(

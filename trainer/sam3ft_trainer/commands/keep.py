@@ -13,10 +13,13 @@ from sam3ft_api.errors import InvalidConfig, Sam3ftError
 from sam3ft_api.training import StorageConfig
 from sam3ft_trainer.commands.edge import add_output_option
 from sam3ft_trainer.store.access import run_access
-from sam3ft_trainer.store.kept_log import keep_more
+from sam3ft_trainer.store.kept_log import keep_piece, kept_from
 from sam3ft_trainer.store.uri import open_store
 
 AT_ONCE = 8
+"""Logs that are kept at the same time."""
+MOST_PIECES = 8
+"""Of one log: others wait."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -27,9 +30,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Keep the logs that standard input names, and say for each how far it is kept.
 
-    One JSON object: `logs`, a list of objects with `log`, `address`, `profile`, `owner`, `start` and `is_over`. The
-    answer has the same logs, each with `end`, and with `problem` where something was in the way. One that fails holds
-    up no other.
+    One JSON object: `logs`, a list of objects with `log`, `address`, `profile`, `owner`, `start`, `look` (whether the
+    store is to be asked what is kept from there on) and `is_over`. The answer has the same logs, each with `end`, and
+    with `problem` where something was in the way. One that fails holds up no other.
 
     Raises:
         InvalidConfig: standard input is something else.
@@ -52,7 +55,13 @@ def _kept(request: Mapping[str, Any]) -> dict[str, Any]:
     try:
         access = run_access(StorageConfig(profile=str(request["profile"])), os.environ)
         store = open_store(str(request["address"]), access=access)
-        start = keep_more(store, Path(log), owner=str(request["owner"]), start=start, is_over=bool(request["is_over"]))
+        owner, is_over = str(request["owner"]), bool(request["is_over"])
+        if request["look"]:
+            start = kept_from(store, owner=owner, start=start)
+        for _ in range(MOST_PIECES):
+            begin, start = start, keep_piece(store, Path(log), owner=owner, start=start, is_over=is_over)
+            if start == begin:
+                break
     except (Sam3ftError, OSError, KeyError, ValueError) as error:
         problem = str(error)
     return {"log": log, "end": start, "problem": problem}

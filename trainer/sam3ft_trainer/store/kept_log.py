@@ -2,8 +2,8 @@
 
     logs/UID/000000000000-000000004096.log       bytes of the log from the first up to the second, redacted
 
-A piece is never needed twice: whoever reads takes, at each byte, the longest piece that begins there. So a piece that
-was written and not noted, because its writer died, is written again as a longer one, and changes nothing.
+Whoever reads goes from piece to piece, each beginning where the last one ends. A writer that is not sure what the one
+before it has kept looks first (`kept_from`), so that no piece begins inside another.
 """
 
 import re
@@ -17,20 +17,18 @@ from sam3ft_trainer.store.objects import NotFound, Store
 from sam3ft_trainer.store.tails import LOGS
 
 PIECE_BYTES = 1 << 20
-MOST_BYTES = 8 << 20
-"""Read at one call, at most: other runs are kept by the same process."""
 _OWNER = re.compile(r"[A-Za-z0-9-]{1,128}")
 _NAME = re.compile(r"(\d{12})-(\d{12})\.log")
 
 
-def keep_more(store: Store, log: Path, *, owner: str, start: int, is_over: bool = False) -> int:
-    """Keep what a log holds from a byte on, in whole lines; returns the byte from which to go on.
+def keep_piece(store: Store, log: Path, *, owner: str, start: int, is_over: bool = False) -> int:
+    """Keep a piece of what a log holds from a byte on, in whole lines; returns the byte from which to go on.
 
     Args:
         store: rooted at the run's address.
         log: that grows, and never begins anew.
         owner: identity of the run, so that two that claim one address do not mix.
-        start: what the last call has returned, 0 at first.
+        start: what the last call, or `kept_from`, has returned.
         is_over: nothing is added any more, so that a last line without an end is kept, too.
 
     Raises:
@@ -38,19 +36,27 @@ def keep_more(store: Store, log: Path, *, owner: str, start: int, is_over: bool 
         StorageDenied, StorageUnavailable: as the store says; nothing is lost, and the same call goes on.
         OSError: the log cannot be read.
     """
-    end = min(start + MOST_BYTES, log.stat().st_size)
-    while start < end:
-        with log.open("rb") as file:
-            file.seek(start)
-            data = file.read(min(PIECE_BYTES, end - start))
-        piece = data[: data.rfind(b"\n") + 1]
-        if not piece and (is_over or len(data) == PIECE_BYTES):  # a line that is longer than a piece is cut
-            piece = data
-        if not piece:
-            break
+    with log.open("rb") as file:
+        file.seek(start)
+        data = file.read(PIECE_BYTES)
+    piece = data[: data.rfind(b"\n") + 1]
+    if not piece and (is_over or len(data) == PIECE_BYTES):  # a line that is longer than a piece is cut
+        piece = data
+    if piece:
         text = redact(piece.decode(errors="replace"))
         store.put(_key(owner, start, start + len(piece)), text.encode())
-        start += len(piece)
+    return start + len(piece)
+
+
+def kept_from(store: Store, *, owner: str, start: int) -> int:
+    """Return the byte from which to go on where it is not sure what was kept from `start` on: no piece begins there.
+
+    Raises:
+        StorageDenied, StorageUnavailable: as the store says.
+    """
+    pieces = _pieces(store, owner)
+    while start in pieces:
+        start = pieces[start]
     return start
 
 

@@ -2,16 +2,17 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from sam3ft_api.errors import InvalidConfig
+from sam3ft_api.exit_codes import ExitCode
 from sam3ft_launch.cli.trainer import TrainerAnswer, ask_trainer
 from sam3ft_launch.kubernetes.runs import ClusterRun
 
 POLL_S = 5.0
-LAST_LINES_S = 60.0
-"""After the end of a run the last of its lines are waited for so long: the agent keeps them every 20 s."""
+LAST_LINES_S = 90.0
+"""After the end of a run the last of its lines are waited for so long: the agent keeps them every 30 s."""
 
 
 @dataclass(slots=True)
@@ -31,7 +32,8 @@ class SiteLog:
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     problem: str = ""
-    _next: int = field(default=0)
+    _next: int = 0
+    _has_read: bool = False
 
     def newest(self, *, lines: int) -> list[str]:
         """Return the newest lines that are kept; none, and why in `problem`, where they cannot be read."""
@@ -65,9 +67,12 @@ class SiteLog:
         except InvalidConfig as error:
             self.problem = f"{uri} cannot be read here: {error}"
             return []
+        if answer.code == ExitCode.STORAGE_UNAVAILABLE and self._has_read:
+            return []  # a store that was there comes back, and nothing is lost meanwhile
         if answer.code != 0:
             self.problem = f"{uri} cannot be read: {(answer.message.splitlines() or [''])[0]}"
             return []
+        self._has_read = True
         document: dict[str, Any] = answer.document
         self._next = int(document.get("next") or 0)
         return [str(line) for line in document.get("lines") or []]

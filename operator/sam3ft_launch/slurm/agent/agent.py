@@ -187,7 +187,9 @@ class SiteAgent:
         self._forget(uid)
 
     def _forget(self, uid: str) -> None:
-        """Nothing of a run is left on the site: its credentials go, too."""
+        """Nothing of a run is left on the site: jobs of single nodes that outlive the run's, and its credentials."""
+        if uid in self._live:
+            self.attempts.end_node_jobs(self._live[uid])
         folder = self._live.pop(uid, None)
         if folder is not None:
             self.logs.finish(folder)

@@ -7,15 +7,16 @@ So a folder that cannot be read, a scheduler that is away, and a job that is now
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from sam3ft_api import names
-from sam3ft_api.errors import InvalidConfig
+from sam3ft_api.errors import InvalidConfig, StorageDenied
 from sam3ft_api.exit_codes import ExitCode
 from sam3ft_api.spec_workers import WorkersSpec
 from sam3ft_api.status import DatasetStatus, SlurmStatus
 from sam3ft_api.termination import Termination
-from sam3ft_launch.backend import Handle, RunState
+from sam3ft_launch.backend import Handle, RunState, TransientError
 from sam3ft_launch.folder.last_word import read_last_word
 from sam3ft_launch.folder.rundir import RunDir
 from sam3ft_launch.folder.stop import read_stop_request
@@ -135,6 +136,16 @@ class Attempts:
             self.client.cancel(job.job_id)
         return len(living)
 
+    def end_node_jobs(self, folder: RunDir) -> None:
+        """Cancel the jobs of single nodes that have outlived the run's own.
+
+        Raises:
+            TransientError: the scheduler does not answer.
+        """
+        with suppress(StorageDenied):  # what cannot be read has been told
+            if (record := read_record(folder.slurm)) is not None:
+                NodeJobs(folder, self.client).cancel(record, running=True)
+
     def _without_record(self, run: SiteRun, told: SlurmStatus) -> SlurmStatus:
         """The folder knows of no submission; whether there is a job all the same, its name says."""
         name = names.slurm_job_name(run.uid, run.attempt)
@@ -182,7 +193,10 @@ class Attempts:
         """Fill the places whose jobs are gone; returns how many nodes run."""
         if record.places == 1:
             return record.nodes
-        self._backend(folder).mend(self._handle(run.uid, record.attempt, folder))
+        try:
+            self._backend(folder).mend(self._handle(run.uid, record.attempt, folder))
+        except TransientError as silence:  # the run itself is well
+            _log.warning("%s/%s: %s", run.namespace, run.name, silence)
         record = read_record(folder.slurm) or record
         return 1 + sum(job.state is JobState.RUNNING for job in NodeJobs(folder, self.client).views(record))
 

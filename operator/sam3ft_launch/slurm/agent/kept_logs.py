@@ -27,10 +27,10 @@ from sam3ft_launch.local.process import tether
 
 _log = logging.getLogger(__name__)
 
-EVERY_S = 20.0
+EVERY_S = 30.0
 """Between two passes, at least."""
 LONGEST_S = 300.0
-"""A pass that takes longer is ended; what it has kept is kept again."""
+"""A pass that takes longer is ended; the next one looks for what it has kept."""
 MOST_TRIES = 20
 """Passes in a row that fail for a run before it is given up: a store that refuses it refuses it for ever."""
 AT_ONCE = 100
@@ -73,6 +73,9 @@ class KeptLogs:
     clock: Callable[[], float] = time.monotonic
     _over: dict[str, RunDir] = field(default_factory=dict)
     _tries: dict[str, int] = field(default_factory=dict)
+    _sure: set[str] = field(default_factory=set)
+    _served: dict[str, int] = field(default_factory=dict)
+    _passes: int = 0
     _pass: _Pass | None = None
     _again_s: float = 0.0
 
@@ -82,8 +85,8 @@ class KeptLogs:
 
     @property
     def is_busy(self) -> bool:
-        """Tell whether logs of runs that are over are not kept to their end."""
-        return self._pass is not None or bool(self._over)
+        """Tell whether a pass is under way."""
+        return self._pass is not None
 
     def tick(self, live: Iterable[RunDir]) -> None:
         """Take note of a pass that has ended, or begin one where a log has grown; never waits.
@@ -97,16 +100,16 @@ class KeptLogs:
             self._end(self._pass)
         if self.clock() < self._again_s:
             return
+        wanted = {str(folder.log): folder for folder in live} | self._over
+        self._served = {log: number for log, number in self._served.items() if log in wanted}
         requests: list[tuple[RunDir, dict[str, Any]]] = []
-        for log, folder in ({str(folder.log): folder for folder in live} | self._over).items():
-            if len(requests) == AT_ONCE:
-                break
-            request = _request(folder, is_over=log in self._over)
+        for log in sorted(wanted, key=lambda log: self._served.get(log, 0)):
+            request = _request(wanted[log], is_over=log in self._over, look=log not in self._sure)
             if request is None or self._tries.get(log, 0) >= MOST_TRIES:
                 self._over.pop(log, None)
                 self._tries.pop(log, None)
-            else:
-                requests.append((folder, request))
+            elif len(requests) < AT_ONCE:
+                requests.append((wanted[log], request))
         if requests:
             self._begin(requests)
         self._again_s = self.clock() + EVERY_S
@@ -114,8 +117,6 @@ class KeptLogs:
     def close(self) -> None:
         """End a pass that is under way; a new agent begins it again."""
         if self._pass is not None:
-            self._pass.process.kill()
-            self._pass.process.wait()
             self._end(self._pass)
 
     def _begin(self, requests: Sequence[tuple[RunDir, dict[str, Any]]]) -> None:
@@ -133,12 +134,16 @@ class KeptLogs:
                 preexec_fn=tether(),  # noqa: PLW1509 - two system calls, no lock is taken
             )
         folders = {str(folder.log): folder for folder, _ in requests}
+        self._passes += 1
+        self._served |= dict.fromkeys(folders, self._passes)
+        self._sure -= set(folders)  # until the answer is noted
         self._pass = _Pass(process, folders, answer, self.clock() + LONGEST_S)
 
     def _end(self, ended: _Pass) -> None:
         self._pass = None
         ended.process.kill()
-        ended.process.wait()
+        with suppress(subprocess.TimeoutExpired):  # it hangs in a file system, and is left to itself
+            ended.process.wait(1.0)
         with ended.answer as answer:
             answer.seek(0)
             said = answer.read()
@@ -158,8 +163,13 @@ class KeptLogs:
                 continue
             if answer_of["problem"]:
                 _log.warning("%s: %s", log, answer_of["problem"])
-            with suppress(OSError):  # it is kept again
+            try:
                 write_atomically(folder.kept_log, KeptTo(end=int(answer_of["end"])).model_dump_json())
+            except OSError as error:
+                _log.warning("%s: %s", folder.kept_log, error)
+                continue
+            if not answer_of["problem"]:
+                self._sure.add(log)
 
 
 def kept_to(folder: RunDir) -> int:
@@ -171,7 +181,7 @@ def kept_to(folder: RunDir) -> int:
     return noted.end if noted is not None else 0
 
 
-def _request(folder: RunDir, *, is_over: bool) -> dict[str, Any] | None:
+def _request(folder: RunDir, *, is_over: bool, look: bool) -> dict[str, Any] | None:
     """What is to be kept of a run; None when it is nothing, or nowhere, or where the run has not claimed the place."""
     try:
         size = folder.log.stat().st_size
@@ -188,5 +198,6 @@ def _request(folder: RunDir, *, is_over: bool) -> dict[str, Any] | None:
         "profile": config.storage.profile,
         "owner": config.identity.uid,
         "start": start,
+        "look": look,
         "is_over": is_over,
     }

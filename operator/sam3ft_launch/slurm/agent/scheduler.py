@@ -71,7 +71,7 @@ class TickClient(SlurmClient):
                 self._ended |= {number: job for number, job in found.items() if job.state.is_over}
         return True
 
-    def submit(self, script: str, *arguments: str, job_name: str = "", avoid: Sequence[str] = ()) -> str:
+    def submit(self, script: str, *arguments: str, job_name: str = "", after: str = "") -> str:
         """Submit a script and return the number of the job, which is known from now on.
 
         Raises:
@@ -83,7 +83,7 @@ class TickClient(SlurmClient):
             del self._refusals[name]
             raise refusal[1]
         try:
-            number = super().submit(script, *arguments, job_name=job_name, avoid=avoid)
+            number = super().submit(script, *arguments, job_name=job_name, after=after)
         except InvalidConfig as words:
             self._refusals[name] = self.squeues, words
             raise Unconfirmed(str(words)) from None
