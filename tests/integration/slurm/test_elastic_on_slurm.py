@@ -63,6 +63,7 @@ class Elastic:
         return int(self.progress()["step"])
 
 
+@pytest.mark.alone  # it measures time
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_nodes_go_and_come_back_and_none_outlives_the_first(slurm_site: SlurmSite, tmp_path: Path):

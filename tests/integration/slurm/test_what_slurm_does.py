@@ -15,6 +15,8 @@ from sam3ft_api.exit_codes import ExitCode
 from sam3ft_launch.backend import Handle, Observed, RunState
 from sam3ft_launch.slurm.settings import SlurmSettings
 
+pytestmark = pytest.mark.slow  # five minutes of mostly waiting: it begins with the first
+
 
 def test_a_preempted_run_saves_goes_back_into_the_queue_and_goes_on(runs: Runs, slurm_site: SlurmSite):
     handle = runs.submit("wait end:0")
