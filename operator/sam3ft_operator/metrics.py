@@ -11,7 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from sam3ft_api.exit_codes import EXIT_RULES
-from sam3ft_api.status import Phase
+from sam3ft_api.status import ConditionType, Phase
 from sam3ft_operator.views import epoch_s
 
 KEPT_S = 5.0
@@ -22,6 +22,15 @@ _LOOK_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 1
 _WAIT_BUCKETS = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 4 * 3600.0, 24 * 3600.0)
 _REASONS = frozenset(rule.reason for rule in EXIT_RULES.values())
 
+_BAD: Mapping[str, tuple[str, ...]] = {
+    ConditionType.ACCEPTED: ("False",),
+    ConditionType.DATASET_READY: ("False",),
+    ConditionType.SCHEDULED: ("False",),
+    ConditionType.DEGRADED: ("True",),
+    ConditionType.BACKEND_REACHABLE: ("False", "Unknown"),
+    ConditionType.STALLED: ("True",),
+}
+"""States of conditions that somebody may have to do something about; a run that waits in a queue is one of them."""
 _VALUES = (
     ("sam3ft_job_progress_ratio", "Finished over planned optimizer steps.", ("progress", "ratio"), False),
     ("sam3ft_job_eta_seconds", "Estimated seconds to the end.", ("progress", "etaSeconds"), False),
@@ -59,7 +68,20 @@ class RunMetrics(Collector):
             causes = _at(resource, "status", "goodput", "lostSeconds")
             for cause, seconds in causes.items() if isinstance(causes, dict) else ():
                 lost.add_metric([*_labels(resource), str(cause)], _number(seconds, is_time=False) or 0.0)
-        yield from (restarts, lost)
+        yield from (restarts, lost, _problems(found))
+
+
+def _problems(found: list[Mapping[str, Any]]) -> Metric:
+    family = GaugeMetricFamily(
+        "sam3ft_job_problem", "1 for each condition that is not as it should be.", labels=(*_JOB, "type", "reason")
+    )
+    for resource in found:
+        conditions = _at(resource, "status", "conditions")
+        for condition in conditions if isinstance(conditions, list) else ():
+            kind, word = str(_at(condition, "type") or ""), str(_at(condition, "status") or "")
+            if word in _BAD.get(kind, ()):
+                family.add_metric([*_labels(resource), kind, str(_at(condition, "reason") or "")], 1.0)
+    return family
 
 
 def _phases(found: list[Mapping[str, Any]]) -> Iterator[Metric]:

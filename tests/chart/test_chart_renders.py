@@ -1,6 +1,7 @@
 """The chart without a cluster: what it renders from which values, and what it refuses."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from alerts import rule_file
 from chart_bench import CHART, Helm, of_kind, the
 
 from sam3ft_launch.kubernetes.rights import user_roles
@@ -166,6 +168,27 @@ def test_a_cluster_without_the_prometheus_operator(helm: Helm, when: str) -> Non
     known = [*known_kind("ServiceMonitor"), *known_kind("PodMonitor")]
     kinds = {found["kind"] for found in helm.render(*known, metrics=metrics)}
     assert {"ServiceMonitor", "PodMonitor"} <= kinds
+
+
+def test_the_alerts_come_through_the_template_as_they_were_written(helm: Helm) -> None:
+    objects = helm.render("-f", str(CHART / "ci" / "full-values.yaml"))
+    (rules,) = of_kind(objects, "PrometheusRule")
+
+    assert yaml.safe_load(rule_file()) == rules["spec"]  # what is in braces there is for Prometheus
+    assert "prometheus" == rules["metadata"]["labels"]["release"]
+
+
+def test_the_series_of_operator_and_coordinator_can_be_joined(helm: Helm) -> None:
+    objects = helm.render("-f", str(CHART / "ci" / "full-values.yaml"))
+    (monitor,), (pods,) = of_kind(objects, "ServiceMonitor"), of_kind(objects, "PodMonitor")
+    assert [True] == [endpoint["honorLabels"] for endpoint in monitor["spec"]["endpoints"]]
+    (relabeling,) = pods["spec"]["podMetricsEndpoints"][0]["relabelings"]
+    golden = next(yaml.safe_load_all(_coordinator()))
+    labels = {re.sub(r"[^a-zA-Z0-9_]", "_", name): value for name, value in golden["metadata"]["labels"].items()}
+    (source,) = relabeling["sourceLabels"]
+
+    assert "job_name" == relabeling["targetLabel"]
+    assert labels[source.removeprefix("__meta_kubernetes_pod_label_")]
 
 
 def test_monitors_find_what_they_look_for(helm: Helm) -> None:

@@ -7,6 +7,7 @@ The chart's own files are written by hand; these are not, so that they cannot di
     templates/crd.yaml        from sam3ft_api.crd           values.schema.json  from values.yaml, the profiles' models
     templates/_generated.tpl  from sam3ft_operator.rbac     README.md           (its tables) from the schema
     templates/user-roles.yaml from sam3ft_launch.kubernetes.rights
+    files/alerts.yaml         from alerts.py, beside this file
 """
 
 import argparse
@@ -15,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from alerts import rule_file
 from schema import values_schema
 from tables import with_tables
 
@@ -38,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.check:
             print(f"{path} is not what the code says; run: make chart-files", file=sys.stderr)
         else:
+            path.parent.mkdir(exist_ok=True)
             path.write_text(files(CHART)[path])
             print(f"written: {path}")
     return 1 if given.check and differing else 0
@@ -56,6 +59,7 @@ def files(chart: Path) -> dict[Path, str]:
         templates / "crd.yaml": _definition(),
         templates / "_generated.tpl": _rules(),
         templates / "user-roles.yaml": _roles(),
+        chart / "files" / "alerts.yaml": f"# {_NOTICE}\n{rule_file()}",
         chart / "values.schema.json": json.dumps(schema, indent=1) + "\n",
         chart / "README.md": with_tables((chart / "README.md").read_text(), values, schema),
     }

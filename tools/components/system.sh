@@ -7,6 +7,7 @@
 #   containerd... real nodes of the test cluster, and a registry of images
 #   SLURM         controller, nodes and their authentication; slurmdbd and MariaDB for a site with accounting
 #   buildah...    images for the real nodes, and a base for them
+#   Prometheus    the server and promtool, for metrics and alerts
 #   Ceph          a second S3 server, monitor, object store daemon and gateway, 200 MB
 set -euo pipefail
 
@@ -26,6 +27,8 @@ need conntrack conntrack
 need docker-registry docker-registry
 need buildah buildah
 need debootstrap debootstrap
+need prometheus prometheus
+need promtool prometheus
 [ -x /usr/lib/cni/bridge ] || packages+=(containernetworking-plugins)
 for program in slurmctld slurmd sbatch munged; do
   PATH=$PATH:/usr/sbin need "$program" slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge

@@ -60,6 +60,25 @@ def test_a_run_has_one_series_of_its_phase() -> None:
     assert 1.0 == found["sam3ft_jobs", (("backend", "kubernetes"), ("phase", "Running"))]
 
 
+def test_a_condition_that_is_not_as_it_should_be_is_a_series_while_it_is_not() -> None:
+    conditions = [
+        {"type": "Accepted", "status": "True", "reason": "Accepted"},
+        {"type": "Scheduled", "status": "False", "reason": "Unschedulable"},
+        {"type": "Running", "status": "False", "reason": "NotYet"},  # nothing to do about that
+        {"type": "Degraded", "status": "False", "reason": "AsExpected"},
+        {"type": "BackendReachable", "status": "Unknown", "reason": "AgentSilent"},
+        {"type": "Stalled", "status": "True", "reason": "Held"},
+        "not a condition",
+    ]
+    run = {**RUN, "status": {**RUN["status"], "conditions": conditions}}
+    found = samples(Metrics(lambda: [run]))
+    problems = [dict(labels) for name, labels in found if name == "sam3ft_job_problem"]
+
+    assert [("Scheduled", "Unschedulable"), ("BackendReachable", "AgentSilent"), ("Stalled", "Held")] == [
+        (labels["type"], labels["reason"]) for labels in problems
+    ]
+
+
 def test_series_go_with_their_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics_module, "KEPT_S", 0.0)
     runs = [RUN]
