@@ -37,6 +37,7 @@ RESOURCE: dict[str, Any] = {
         "checkpoint": {"time": "2026-11-25T09:59:00Z"},
         "goodput": {"ratio": 0.9, "lostSeconds": {"start": 12}},
         "workers": {"desired": 1, "ready": 1},
+        "conditions": [{"type": "Degraded", "status": "True", "reason": "ImagePullBackOff"}],
     },
 }
 IMPLIED = frozenset({"le"})
