@@ -72,15 +72,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     slow = {item.path for item in items if item.get_closest_marker("slow") is not None}
 
     def turn(item: pytest.Item) -> tuple[bool, bool]:
-        return _cluster_of(item.path.relative_to(TESTS).as_posix()) is None, item.path not in slow
+        return _cluster_of(item) is None, item.path not in slow
 
     items.sort(key=turn)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Let those go first that wait for others most of the time; what a test starts has its niceness."""
-    beside_others = "PYTEST_XDIST_WORKER" in os.environ
-    if beside_others and _cluster_of(item.path.relative_to(TESTS).as_posix()) is None:
+    if _is_beside_others() and _cluster_of(item) is None:
         os.setpriority(os.PRIO_PROCESS, 0, max(YIELDING, os.getpriority(os.PRIO_PROCESS, 0)))
 
 
@@ -88,9 +87,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
     """End the control planes of a process with the last test that needs them: idle, one takes a fifth of a core."""
     yield
-    cluster = _cluster_of(item.path.relative_to(TESTS).as_posix())
-    follows = None if nextitem is None else _cluster_of(nextitem.path.relative_to(TESTS).as_posix())
-    if "PYTEST_XDIST_WORKER" in os.environ and cluster is not None and cluster != follows:
+    follows = None if nextitem is None else _cluster_of(nextitem)
+    if _is_beside_others() and _cluster_of(item) not in {None, follows}:
         end_control_planes()
 
 
@@ -101,7 +99,7 @@ class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # published without ty
         path = nodeid.split("::", 1)[0].removeprefix("tests/")
         if _is_in(path, PAIRED):
             return nodeid
-        return _cluster_of(path) or path
+        return _cluster_at(path) or path
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
@@ -109,7 +107,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
     return ByFile(config, log)
 
 
-def _cluster_of(path: str) -> str | None:
+def _is_beside_others() -> bool:
+    return "PYTEST_XDIST_WORKER" in os.environ
+
+
+def _cluster_of(item: pytest.Item) -> str | None:
+    return _cluster_at(item.path.relative_to(TESTS).as_posix())
+
+
+def _cluster_at(path: str) -> str | None:
     return next((cluster for cluster, places in WITH_CLUSTER.items() if _is_in(path, places)), None)
 
 

@@ -25,6 +25,9 @@ from sam3ft_launch.local.devices import choose_processes, num_gpus
 
 AnyUriSection = TypeVar("AnyUriSection", CheckpointConfig, ExportConfig)
 
+_OF_A_FOLDER = "local-"
+"""How the identity of a run begins that was made for its folder."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
@@ -238,6 +241,3 @@ def new_uid() -> str:
 def is_of_a_folder(uid: str) -> bool:
     """Tell whether an identity was made for a run folder; a resource of a cluster has another."""
     return uid.startswith(_OF_A_FOLDER)
-
-
-_OF_A_FOLDER = "local-"

@@ -6,7 +6,9 @@ Linux only: /proc, pidfd and PR_SET_PDEATHSIG. An identity is (boot, pid, start 
 import ctypes
 import os
 import signal
+import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -103,3 +105,15 @@ def tether(signal_number: signal.Signals = signal.SIGKILL) -> Callable[[], None]
 def shell_code(returncode: int) -> int:
     """Return the exit status as a shell shows it: 128 + signal instead of a negative number."""
     return 128 - returncode if returncode < 0 else returncode
+
+
+def kill_or_leave(process: "subprocess.Popen[bytes]", *, wait_s: float = 1.0) -> None:
+    """Kill a child and wait for it; one that hangs in a file system is left to itself.
+
+    Args:
+        process: that may have ended already.
+        wait_s: how long it is waited for.
+    """
+    process.kill()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(wait_s)

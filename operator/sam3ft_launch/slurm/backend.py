@@ -243,10 +243,11 @@ class SlurmBackend:
         if record is None:
             return
         number = record.job_id or self._find(folder, record)
-        others = [job.job_id for job in NodeJobs(folder, self._client).living(record)] if record.places > 1 else []
-        for job_id in [*([number] if number else []), *others]:
+        others = [job.job_id for job in NodeJobs(folder, self._client).living(record)]
+        numbers = [number, *others] if number else others
+        for job_id in numbers:
             self._client.kill(job_id)
-        for job_id in [*([number] if number else []), *others]:
+        for job_id in numbers:
             self._wait_until_gone(job_id)
         with folder.driving(wait_s=_LOCK_WAIT_S):
             folder.remove_state()

@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from sam3ft_api import names
 from sam3ft_api.errors import InvalidConfig
@@ -98,7 +98,7 @@ class SlurmClient:
             TransientError: the scheduler did not answer.
         """
         start = names.slurm_job_prefix(uid)
-        return [job for job in self._squeue(["--me"]) if job.name.startswith(start) and not job.state.is_over]
+        return [job for job in self._mine() if job.name.startswith(start) and not job.state.is_over]
 
     def jobs(self, job_ids: Sequence[str]) -> dict[str, JobView]:
         """Return the jobs that the scheduler still knows, by number; one call for all of them.
@@ -155,6 +155,10 @@ class SlurmClient:
         """
         self._quiet(["scancel", "--quiet", "--full", "--signal=KILL", job_id])
         self.cancel(job_id)
+
+    def _mine(self) -> Iterable[JobView]:
+        """All jobs of this user that are still known."""
+        return self._squeue(["--me"])
 
     def _squeue(self, selection: Sequence[str]) -> list[JobView]:
         code, out, err = self._run(["squeue", "-h", "-a", "--states=all", "-O", _FORMAT, *selection])

@@ -74,10 +74,9 @@ class NodeJobs:
         Raises:
             TransientError: the scheduler did not answer.
         """
-        if record.places > 1:
-            for job in self.living(record):
-                if running or not job.nodes:
-                    self.client.cancel(job.job_id)
+        for job in self.living(record):
+            if running or not job.nodes:
+                self.client.cancel(job.job_id)
 
     def living(self, record: SlurmRecord) -> list[JobView]:
         """Return the run's jobs that are not over, but for the first node's.
@@ -85,6 +84,8 @@ class NodeJobs:
         Raises:
             TransientError: the scheduler did not answer.
         """
+        if record.places == 1:
+            return []
         return [job for job in self.client.living_of(record.uid) if job.name != record.job_name]
 
     def _filled(self, record: SlurmRecord, slot: int) -> SlurmRecord:

@@ -46,14 +46,7 @@ def plan_on_slurm(
         raise InvalidConfig("--backend slurm needs a file of kind SAM3FineTune; overrides alone say nothing of nodes")
     spec = prepared.finetune.spec
     workers, slurm = spec.workers, spec.slurm
-    if slurm is not None and settings.site is not None and settings.site != slurm.site:
-        raise InvalidConfig(
-            f"slurm.site is {slurm.site}, and this site's settings say {settings.site}; run it there, or correct one"
-        )
-    if nproc is not None and workers.gpus_per_node and nproc > workers.gpus_per_node:
-        raise InvalidConfig(
-            f"--nproc {nproc}, and workers.gpusPerNode is {workers.gpus_per_node}: each process needs a GPU of its own"
-        )
+    _require_fit(workers, slurm, settings, nproc)
     config = with_default_uris(prepared.config, folder)
     config = config.model_copy(update={"identity": IdentityConfig(name=prepared.name, uid=uid)})
     try:
@@ -76,6 +69,17 @@ def plan_on_slurm(
         )
     except ValidationError as error:
         raise invalid_config(find_problems(error, JobPlan), source=f"{prepared.name}: plan") from None
+
+
+def _require_fit(workers: WorkersSpec, slurm: SlurmSpec | None, settings: SlurmSettings, nproc: int | None) -> None:
+    if slurm is not None and settings.site is not None and settings.site != slurm.site:
+        raise InvalidConfig(
+            f"slurm.site is {slurm.site}, and this site's settings say {settings.site}; run it there, or correct one"
+        )
+    if nproc is not None and workers.gpus_per_node and nproc > workers.gpus_per_node:
+        raise InvalidConfig(
+            f"--nproc {nproc}, and workers.gpusPerNode is {workers.gpus_per_node}: each process needs a GPU of its own"
+        )
 
 
 def _resources(workers: WorkersSpec) -> Placement:

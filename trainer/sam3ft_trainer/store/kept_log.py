@@ -54,10 +54,7 @@ def kept_from(store: Store, *, owner: str, start: int) -> int:
     Raises:
         StorageDenied, StorageUnavailable: as the store says.
     """
-    pieces = _pieces(store, owner)
-    while start in pieces:
-        start = pieces[start]
-    return start
+    return max((end for _, end in _pieces_from(store, owner, start)), default=start)
 
 
 def read_on(store: Store, *, owner: str, start: int) -> Iterator[tuple[str, int]]:
@@ -68,11 +65,9 @@ def read_on(store: Store, *, owner: str, start: int) -> Iterator[tuple[str, int]
     Raises:
         StorageDenied, StorageUnavailable: as the store says.
     """
-    pieces = _pieces(store, owner)
-    while (end := pieces.get(start)) is not None:
+    for begin, end in _pieces_from(store, owner, start):
         with suppress(NotFound):
-            yield _text(store, owner, start, end), end
-        start = end
+            yield _text(store, owner, begin, end), end
 
 
 def newest_lines(store: Store, *, owner: str, lines: int) -> tuple[list[str], int]:
@@ -81,28 +76,29 @@ def newest_lines(store: Store, *, owner: str, lines: int) -> tuple[list[str], in
     Raises:
         StorageDenied, StorageUnavailable: as the store says.
     """
-    pieces, chain, start = _pieces(store, owner), [], 0
-    while (end := pieces.get(start)) is not None:
-        chain.append((start, end))
-        start = end
+    pieces = _pieces_from(store, owner, 0)
     found: list[str] = []
-    for begin, end in reversed(chain):
+    for begin, end in reversed(pieces):
         if len(found) >= lines:
             break
         with suppress(NotFound):
             found = _text(store, owner, begin, end).splitlines() + found
-    return found[max(0, len(found) - lines) :], start
+    return found[max(0, len(found) - lines) :], pieces[-1][1] if pieces else 0
 
 
-def _pieces(store: Store, owner: str) -> dict[int, int]:
-    """The end of the longest piece by its begin."""
+def _pieces_from(store: Store, owner: str, start: int) -> list[tuple[int, int]]:
+    """Begin and end of each piece from a byte on, each beginning where the last one ends; the longest, of several."""
     found: dict[int, int] = {}
     for info in store.list_objects(_prefix(owner)):
         if match := _NAME.fullmatch(info.key.rpartition("/")[2]):
             begin, end = int(match[1]), int(match[2])
             if end > begin:
                 found[begin] = max(end, found.get(begin, 0))
-    return found
+    pieces = []
+    while (end := found.get(start, 0)) > start:
+        pieces.append((start, end))
+        start = end
+    return pieces
 
 
 def _text(store: Store, owner: str, begin: int, end: int) -> str:

@@ -2,15 +2,14 @@
 
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from sam3ft_api.errors import InvalidConfig
 from sam3ft_api.text import without_controls
 from sam3ft_launch.cli.cluster.follow import has_ended
 from sam3ft_launch.cli.cluster.place import ClusterPlace
-from sam3ft_launch.cli.cluster.site_log import SiteLog, address_of
+from sam3ft_launch.cli.cluster.site_log import SiteLog, address_of, ask_store
 from sam3ft_launch.cli.output import OutputFormat, say
-from sam3ft_launch.cli.trainer import ask_trainer
 from sam3ft_launch.kubernetes.pod_logs import PodLogs
 from sam3ft_launch.kubernetes.runs import ClusterRun, ClusterRuns, NoSuchRun
 
@@ -37,14 +36,9 @@ def show(
         return
     per_node = max(1, int((found.spec.get("workers") or {}).get("gpusPerNode") or 1))
     pods = PodLogs(runs, found, index=0 if rank is None else rank // per_node, tell=_notice)
-    said = False
     shown = pods.follow(lines=lines, is_over=lambda: _is_over(runs, found)) if follow else pods.newest(lines=lines)
-    for line in shown:
-        said = True
-        say(line, output=output, event="log", line=line)
-    if not said:
-        for line in _kept(runs, found, lines):
-            say(line, output=output, event="log", line=line)
+    if not _say_each(shown, output):
+        _say_each(_kept(runs, found, lines), output)
 
 
 def _show_site(
@@ -54,15 +48,20 @@ def _show_site(
         raise InvalidConfig(f"--rank: the logs of single workers stay on the site; {_on_site(run)} --rank {rank}")
     log = SiteLog(run)
     shown = log.follow(lines=lines, is_over=lambda: _is_over(runs, run)) if follow else log.newest(lines=lines)
-    said = False
-    for line in shown:
-        said = True
-        say(line, output=output, event="log", line=line)
+    said = _say_each(shown, output)
     if log.problem:
         _notice(log.problem)
     if not said:
-        for line in _kept(runs, run, lines):
-            say(line, output=output, event="log", line=line)
+        _say_each(_kept(runs, run, lines), output)
+
+
+def _say_each(lines: Iterable[str], output: OutputFormat) -> bool:
+    """Print lines as they come; True when there was one."""
+    said = False
+    for line in lines:
+        said = True
+        say(line, output=output, event="log", line=line)
+    return said
 
 
 def _on_site(run: ClusterRun) -> str:
@@ -103,13 +102,9 @@ def _kept(runs: ClusterRuns, run: ClusterRun, lines: int) -> Iterator[str]:
 
 def _beside_checkpoints(run: ClusterRun, uri: str) -> tuple[list[str], str]:
     """Return the kept lines, read with the user's own credentials, and why there are none."""
-    profile = str((run.spec.get("storage") or {}).get("profile") or "default")
-    try:
-        answer = ask_trainer(["tails", uri, "--profile", profile])
-    except InvalidConfig as error:
-        return [], f"{uri} cannot be read here: {error}"
-    if answer.code != 0:
-        return [], f"{uri} cannot be read: {answer.message.splitlines()[0]}"
+    answer, problem = ask_store(run, ["tails", uri])
+    if answer is None or problem:
+        return [], problem
     tails = answer.document.get("tails") or []
     lines = [
         line

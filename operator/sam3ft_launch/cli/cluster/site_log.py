@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from sam3ft_api.errors import InvalidConfig
 from sam3ft_api.exit_codes import ExitCode
@@ -49,7 +48,8 @@ class SiteLog:
         yield from self.newest(lines=lines)
         over_s: float | None = None
         while not self.problem:
-            over_s = over_s if over_s is not None else self.clock() if is_over() else None
+            if over_s is None and is_over():
+                over_s = self.clock()
             said = self._asked(["--start", str(self._next)])
             yield from said
             if over_s is not None and self.clock() - over_s > LAST_LINES_S:
@@ -57,25 +57,44 @@ class SiteLog:
             self.sleep(POLL_S)
 
     def _asked(self, words: list[str]) -> list[str]:
-        profile = str((self.run.spec.get("storage") or {}).get("profile") or "default")
         uri = address_of(self.run)
         if "://" not in uri or uri.startswith("file:"):
             self.problem = f"{uri} is a folder on the site"
             return []
-        try:
-            answer = self.ask(["lines", uri, self.run.uid, "--profile", profile, *words])
-        except InvalidConfig as error:
-            self.problem = f"{uri} cannot be read here: {error}"
-            return []
-        if answer.code == ExitCode.STORAGE_UNAVAILABLE and self._has_read:
+        answer, problem = ask_store(self.run, ["lines", uri, self.run.uid], words, ask=self.ask)
+        if answer is not None and answer.code == ExitCode.STORAGE_UNAVAILABLE and self._has_read:
             return []  # a store that was there comes back, and nothing is lost meanwhile
-        if answer.code != 0:
-            self.problem = f"{uri} cannot be read: {(answer.message.splitlines() or [''])[0]}"
+        if answer is None or problem:
+            self.problem = problem
             return []
         self._has_read = True
-        document: dict[str, Any] = answer.document
-        self._next = int(document.get("next") or 0)
-        return [str(line) for line in document.get("lines") or []]
+        self._next = int(answer.document.get("next") or 0)
+        return [str(line) for line in answer.document.get("lines") or []]
+
+
+def ask_store(
+    run: ClusterRun,
+    verb: list[str],
+    words: list[str] | None = None,
+    *,
+    ask: Callable[[list[str]], TrainerAnswer] = ask_trainer,
+) -> tuple[TrainerAnswer | None, str]:
+    """Return what a verb finds beside a run's checkpoints, with the user's own credentials, and why it finds nothing.
+
+    Args:
+        run: whose storage profile counts.
+        verb: of the trainer, with the address.
+        words: more of its arguments.
+        ask: calls the trainer.
+    """
+    uri, profile = address_of(run), str((run.spec.get("storage") or {}).get("profile") or "default")
+    try:
+        answer = ask([*verb, "--profile", profile, *(words or [])])
+    except InvalidConfig as error:
+        return None, f"{uri} cannot be read here: {error}"
+    if answer.code != 0:
+        return answer, f"{uri} cannot be read: {(answer.message.splitlines() or [''])[0]}"
+    return answer, ""
 
 
 def address_of(run: ClusterRun) -> str:

@@ -188,13 +188,14 @@ class SiteAgent:
 
     def _forget(self, uid: str) -> None:
         """Nothing of a run is left on the site: jobs of single nodes that outlive the run's, and its credentials."""
-        if uid in self._live:
-            self.attempts.end_node_jobs(self._live[uid])
-        folder = self._live.pop(uid, None)
-        if folder is not None:
-            self.logs.finish(folder)
-            for path in folder.root.glob("attempt-*.env"):
-                path.unlink(missing_ok=True)
+        folder = self._live.get(uid)
+        if folder is None:
+            return
+        self.attempts.end_node_jobs(folder)
+        del self._live[uid]  # not before: what the scheduler did not answer is asked again
+        self.logs.finish(folder)
+        for path in folder.root.glob("attempt-*.env"):
+            path.unlink(missing_ok=True)
 
     def _last(self, run: SiteRun) -> SlurmStatus | None:
         """Return what was told last of the open attempt."""

@@ -8,7 +8,6 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from sam3ft_api.plan import JobPlan
 from sam3ft_api.termination import Termination
 from sam3ft_launch.folder.last_word import read_last_word
 from sam3ft_launch.folder.rundir import RunDir
-from sam3ft_launch.local.process import shell_code, tether
+from sam3ft_launch.local.process import kill_or_leave, shell_code, tether
 
 AT_ONCE = 2
 """Checks that run at the same time."""
@@ -97,9 +96,7 @@ class Checks:
         running = self._running.pop(uid, None)
         if running is None:
             return
-        running.process.kill()
-        with suppress(subprocess.TimeoutExpired):
-            running.process.wait(1.0)
+        kill_or_leave(running.process)
 
     def end_all(self) -> None:
         """End every check; a new agent begins them again."""

@@ -11,7 +11,6 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import IO, Any
 
@@ -23,7 +22,7 @@ from sam3ft_api.training import TrainingConfig
 from sam3ft_launch.folder.documents import read_document
 from sam3ft_launch.folder.last_word import read_progress
 from sam3ft_launch.folder.rundir import RunDir
-from sam3ft_launch.local.process import tether
+from sam3ft_launch.local.process import kill_or_leave, tether
 
 _log = logging.getLogger(__name__)
 
@@ -141,9 +140,7 @@ class KeptLogs:
 
     def _end(self, ended: _Pass) -> None:
         self._pass = None
-        ended.process.kill()
-        with suppress(subprocess.TimeoutExpired):  # it hangs in a file system, and is left to itself
-            ended.process.wait(1.0)
+        kill_or_leave(ended.process)
         with ended.answer as answer:
             answer.seek(0)
             said = answer.read()
@@ -183,14 +180,15 @@ def kept_to(folder: RunDir) -> int:
 
 def _request(folder: RunDir, *, is_over: bool, look: bool) -> dict[str, Any] | None:
     """What is to be kept of a run; None when it is nothing, or nowhere, or where the run has not claimed the place."""
+    start = kept_to(folder)
     try:
-        size = folder.log.stat().st_size
+        if folder.log.stat().st_size <= start or read_progress(folder.progress) is None:
+            return None
         config = TrainingConfig.model_validate_json(folder.config.read_bytes())
     except (OSError, ValidationError):
         return None
-    address, start = config.checkpoint.uri or "", kept_to(folder)
-    is_far = "://" in address and not address.startswith("file:")
-    if not is_far or size <= start or read_progress(folder.progress) is None:
+    address = config.checkpoint.uri or ""
+    if "://" not in address or address.startswith("file:"):
         return None
     return {
         "log": str(folder.log),

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sam3ft_api import names
 from sam3ft_api.errors import InvalidConfig
 from sam3ft_launch.backend import TransientError
 from sam3ft_launch.slurm.client import ANSWER_S, SlurmClient
@@ -106,16 +105,7 @@ class TickClient(SlurmClient):
         Raises:
             TransientError: the scheduler did not answer.
         """
-        return [job for job in self._answer().values() if job.name == name]
-
-    def living_of(self, uid: str) -> list[JobView]:
-        """Return the jobs of a run that are not over, whatever their attempt.
-
-        Raises:
-            TransientError: the scheduler did not answer.
-        """
-        start = names.slurm_job_prefix(uid)
-        return [job for job in self._answer().values() if job.name.startswith(start) and not job.state.is_over]
+        return [job for job in self._mine() if job.name == name]
 
     def past(self, job_ids: Sequence[str], *, since_s: float) -> dict[str, JobView]:
         """Return what the accounting has said of jobs that the scheduler has forgotten.
@@ -144,6 +134,9 @@ class TickClient(SlurmClient):
     def _require_watched(self, job_ids: Iterable[str]) -> None:
         if not all(number in self._watched for number in job_ids):
             raise Unconfirmed("the accounting has not been asked about the job yet; the next look does")
+
+    def _mine(self) -> Iterable[JobView]:
+        return self._answer().values()
 
     def _answer(self) -> Mapping[str, JobView]:
         if self._jobs is None:
