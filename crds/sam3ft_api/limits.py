@@ -31,6 +31,8 @@ MAX_TERMINATION_BYTES = 4096
 """Bytes of a container's termination message; Kubernetes cuts longer ones."""
 MAX_METRICS = 512
 """Entries in a dictionary of metrics: per-class values of the largest usual data sets, and the totals."""
+MAX_RANKS_SHOWN = 64
+"""Ranks whose own figures are relayed: each is five series in Prometheus, and one page shows no more."""
 MAX_METRIC_NAME_CHARS = 300
 """Characters of a metric's name: a prefix and a category name."""
 MAX_ATTEMPT = 1_000_000

@@ -6,9 +6,9 @@ All files are replaced atomically (written beside, then renamed), so a reader ne
 
 import math
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from sam3ft_api import limits
 
@@ -49,6 +49,9 @@ the newest commit. Without it nothing is cached."""
 
 PROGRESS_FILE = "progress.json"
 """Name, inside the work folder, of the file in which rank 0 keeps its `Progress`."""
+
+STEP_BOUNDS_S = (0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 30.0, 60.0)
+"""Upper bounds of the intervals by which steps are counted, s; neighbours are at most a factor of two apart."""
 
 
 def _keep_start(value: Any) -> Any:
@@ -132,6 +135,73 @@ def step_or_none(value: int | None) -> int | None:
     return value if value is not None and 0 <= value <= limits.MAX_STEP else None
 
 
+class StepTimes(_Message):
+    """How long the steps of rank 0's process took, evaluations and saves between them left out; a histogram.
+
+    Attributes:
+        counts: finished steps in each interval that ends with a bound of `STEP_BOUNDS_S`, and at last of longer ones.
+        total_s: of all of them together.
+    """
+
+    counts: Annotated[
+        tuple[Annotated[int, Field(ge=0)], ...],
+        Field(min_length=len(STEP_BOUNDS_S) + 1, max_length=len(STEP_BOUNDS_S) + 1),
+    ]
+    total_s: Annotated[float, Field(ge=0)]
+
+
+class RankFigures(_Message):
+    """What one rank did with its time over the last log interval, in seconds a step, and its memory.
+
+    Attributes:
+        rank: global rank.
+        data_s: waited for its images.
+        peers_s: waited for the slowest rank before the step; a rank for which others wait has little of it.
+        compute_s: forward, backward and update. With CUDA, the host's share, in which kernels are queued.
+        device_bytes: most memory that tensors held on its device during the interval; None on the CPU.
+        resident_bytes: memory of its process on the host.
+    """
+
+    rank: Annotated[int, Field(ge=0, lt=limits.MAX_WORLD_SIZE)]
+    data_s: Measure = None
+    peers_s: Measure = None
+    compute_s: Measure = None
+    device_bytes: int | None = None
+    resident_bytes: int | None = None
+
+
+class StepFigures(_Message):
+    """What is worth a curve beyond `Progress`; counts and sums begin anew with each process of rank 0.
+
+    Attributes:
+        grad_norm: global L2 norm before clipping, of the last step of the newest interval.
+        losses: terms of that step's loss at the last layer, before their weights, by name; all ranks together.
+        scores: how right the model was on that step's images, by name, 0..1.
+        steps: how long steps took.
+        data_wait_s: seconds in which training waited for images, each interval's by the rank that waited longest.
+        flops_share: FLOPs of the model, none counted twice, over the peak of all devices; None where no peak is known.
+        save_s: from the copy of the state to the newest commit that this process has made.
+        save_bytes: of that commit.
+        ranks: the first `limits.MAX_RANKS_SHOWN`.
+    """
+
+    grad_norm: Measure = None
+    losses: Metrics = {}
+    scores: Metrics = {}
+    steps: StepTimes | None = None
+    data_wait_s: Measure = None
+    flops_share: Measure = None
+    save_s: Measure = None
+    save_bytes: int | None = None
+    ranks: Annotated[tuple[RankFigures, ...], Field(max_length=limits.MAX_RANKS_SHOWN)] = ()
+
+    @model_validator(mode="after")
+    def _a_rank_appears_once(self) -> Self:
+        if len({figures.rank for figures in self.ranks}) != len(self.ranks):
+            raise ValueError("a rank has its figures once")
+        return self
+
+
 class Progress(_Message):
     """How far the run is; written by rank 0 at most once a second and at every change of state.
 
@@ -152,6 +222,7 @@ class Progress(_Message):
         bad_images: quarantined images.
         last_step_unix_s: wall clock of the last finished step.
         message: one line for people.
+        figures: more numbers of the steps, for curves; None before the first.
     """
 
     state: Annotated[str, Field(min_length=1, max_length=64)]
@@ -172,3 +243,4 @@ class Progress(_Message):
     bad_images: int = 0
     last_step_unix_s: float | None = None
     message: Sentence = ""
+    figures: StepFigures | None = None

@@ -2,16 +2,23 @@
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import accumulate
 from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+    SummaryMetricFamily,
+)
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
 from sam3ft_api.exit_codes import EXIT_RULES, ExitCode
-from sam3ft_api.worker import Progress
+from sam3ft_api.worker import STEP_BOUNDS_S, Progress, RankFigures, StepFigures, StepTimes
 from sam3ft_launch.coordinator.counts import Counts
 from sam3ft_launch.coordinator.roster import NodeState
 from sam3ft_launch.coordinator.rounds import Rounds
@@ -19,8 +26,9 @@ from sam3ft_launch.coordinator.view import RUN_STATES, run_state
 
 KEPT_S = 1.0
 """A scrape within this of another gets the same answer."""
-MAX_EVAL_METRICS = 64
-"""Different names of evaluation metrics that are shown; a later one is left out for as long as this process lives."""
+MAX_NAMES = 64
+"""Different names of evaluation metrics, terms of the loss and scores of batches that are shown, of each; a later one
+is left out for as long as this process lives."""
 TEXT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 TRAIN_STATES = ("checking", "loading", "training", "evaluating", "checkpointing", "exporting", "finished", "failed")
@@ -47,6 +55,22 @@ _TRAIN_GAUGES: tuple[tuple[str, str, Callable[[Progress], float | None]], ...] =
     ("sam3ft_train_last_step_timestamp_seconds", "When the last step finished.", lambda it: it.last_step_unix_s),
 )
 
+_FIGURES: tuple[tuple[str, str, Callable[[StepFigures], float | None]], ...] = (
+    ("sam3ft_train_grad_norm", "Norm of the gradient before clipping.", lambda it: it.grad_norm),
+    ("sam3ft_train_flops_utilization_ratio", "FLOPs over the peak of all devices.", lambda it: it.flops_share),
+    ("sam3ft_train_checkpoint_duration_seconds", "From copy to commit, of the newest.", lambda it: it.save_s),
+    ("sam3ft_train_checkpoint_bytes", "Bytes of the newest commit.", lambda it: it.save_bytes),
+)
+_RANKS: tuple[tuple[str, str, Callable[[RankFigures], float | None]], ...] = (
+    ("sam3ft_train_gpu_memory_bytes", "Most memory that tensors held on the device.", lambda it: it.device_bytes),
+    ("sam3ft_train_resident_memory_bytes", "Memory of the process on the host.", lambda it: it.resident_bytes),
+)
+_PARTS: tuple[tuple[str, Callable[[RankFigures], float | None]], ...] = (
+    ("data", lambda it: it.data_s),
+    ("peers", lambda it: it.peers_s),
+    ("compute", lambda it: it.compute_s),
+)
+
 
 def finite(value: float | None) -> float | None:
     """Return a number as Prometheus can keep it; None for one that is absent, undefined or out of all bounds."""
@@ -58,7 +82,7 @@ def finite(value: float | None) -> float | None:
 
 
 class RunMetrics(Collector):
-    """Series of a run; their number is bounded by `limits.MAX_NODES` and `MAX_EVAL_METRICS`."""
+    """Series of a run; their number is bounded by `limits.MAX_NODES`, `limits.MAX_RANKS_SHOWN` and `MAX_NAMES`."""
 
     def __init__(self, rounds: Rounds, counts: Counts) -> None:
         """Keep what is read at a scrape.
@@ -70,6 +94,8 @@ class RunMetrics(Collector):
         self._rounds = rounds
         self._counts = counts
         self._eval_names: set[str] = set()
+        self._losses: set[str] = set()
+        self._scores: set[str] = set()
         self.now_s = 0.0
 
     def collect(self) -> Iterator[Metric]:
@@ -137,20 +163,58 @@ class RunMetrics(Collector):
         yield CounterMetricFamily("sam3ft_train_steps", text, self._counts.steps)
         for name, text, read in _TRAIN_GAUGES:
             yield _gauge(name, text, read(progress))
-        yield _labelled("sam3ft_train_loss", "Last finite loss.", "component", [("total", progress.loss)])
-        found = [(name, value) for name, value in progress.metrics.items() if self._is_shown(name)]
+        figures = progress.figures or StepFigures()
+        losses = [("total", progress.loss), *_shown(figures.losses, self._losses, taken="total")]
+        yield _labelled("sam3ft_train_loss", "Last finite loss, and its unweighted terms.", "component", losses)
+        scores = _shown(figures.scores, self._scores)
+        yield _labelled("sam3ft_train_batch_score", "On the newest training images.", "name", scores)
+        found = _shown(progress.metrics, self._eval_names)
         yield _labelled("sam3ft_train_eval_metric", "Newest evaluation for the selection.", "name", found)
-        best = [(name, progress.best_value) for name in (progress.best_metric,) if name and self._is_shown(name)]
+        best = _shown({progress.best_metric or "": progress.best_value}, self._eval_names)
         yield _labelled("sam3ft_train_best_metric", "Best value of the selecting metric.", "name", best)
+        yield from _figures(figures)
 
-    def _is_shown(self, name: str) -> bool:
-        """Admit a name, or refuse it: each one is a series that Prometheus keeps for weeks."""
-        if name in self._eval_names:
-            return True
-        if len(self._eval_names) >= MAX_EVAL_METRICS or not _METRIC_NAME.fullmatch(name):
-            return False
-        self._eval_names.add(name)
-        return True
+
+def _figures(figures: StepFigures) -> Iterator[Metric]:
+    for name, text, read in _FIGURES:
+        yield _gauge(name, text, read(figures))
+    if figures.steps is not None:
+        yield _durations(figures.steps)
+    if (waited_s := finite(figures.data_wait_s)) is not None:
+        text = "Training waited for images, by the rank that waited longest."
+        yield CounterMetricFamily("sam3ft_train_data_wait_seconds", text, waited_s)
+    for name, text, read_rank in _RANKS:
+        yield _labelled(name, text, "rank", [(str(rank.rank), read_rank(rank)) for rank in figures.ranks])
+    parts = GaugeMetricFamily("sam3ft_train_rank_step_seconds", "Seconds of a step, by part.", labels=["rank", "part"])
+    for rank in figures.ranks:
+        for part, read_part in _PARTS:
+            if (seconds := finite(read_part(rank))) is not None:
+                parts.add_metric([str(rank.rank), part], seconds)
+    yield parts
+
+
+def _durations(steps: StepTimes) -> HistogramMetricFamily:
+    family = HistogramMetricFamily("sam3ft_train_step_duration_seconds", "Steps of rank 0, by their duration.")
+    total = finite(steps.total_s)
+    cumulated = [finite(count) for count in accumulate(steps.counts)]
+    if total is not None and None not in cumulated:
+        bounds = [*(str(bound) for bound in STEP_BOUNDS_S), "+Inf"]
+        family.add_metric([], list(zip(bounds, cumulated, strict=True)), total)  # type: ignore[arg-type]  # no None
+    return family
+
+
+def _shown(
+    values: Mapping[str, float | None], admitted: set[str], *, taken: str = ""
+) -> list[tuple[str, float | None]]:
+    """Return the values whose names are admitted, or can still be: each is a series that Prometheus keeps for weeks."""
+    shown = []
+    for name, value in values.items():
+        is_new = name not in admitted
+        if name == taken or (is_new and (len(admitted) >= MAX_NAMES or not _METRIC_NAME.fullmatch(name))):
+            continue
+        admitted.add(name)
+        shown.append((name, value))
+    return shown
 
 
 class Exposition:

@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from rounds_bench import TOKEN, Run
 
 from sam3ft_api.messages import Hello, encode
-from sam3ft_api.worker import Progress
+from sam3ft_api.worker import Progress, RankFigures, StepFigures, StepTimes
 from sam3ft_launch.coordinator.counts import Counts
 from sam3ft_launch.coordinator.metrics import RunMetrics
 from sam3ft_launch.coordinator.roster import Action, Note
@@ -31,6 +31,20 @@ PROGRESS = Progress(
     skipped_steps=1,
     bad_images=2,
     last_step_unix_s=1_764_000_000.0,
+    figures=StepFigures(
+        grad_norm=1.5,
+        losses={"loss_bbox": 0.25, "loss_ce": 2.5},
+        scores={"ce_f1": 0.75},
+        steps=StepTimes(counts=(0,) * 8 + (2, 3) + (0,) * 8 + (1,), total_s=120.5),
+        data_wait_s=4.5,
+        flops_share=0.31,
+        save_s=2.25,
+        save_bytes=4096,
+        ranks=(
+            RankFigures(rank=0, data_s=0.125, peers_s=0.25, compute_s=0.5, device_bytes=10, resident_bytes=100),
+            RankFigures(rank=1, data_s=0.25, compute_s=0.5, resident_bytes=200),
+        ),
+    ),
 )
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]

@@ -14,8 +14,8 @@ from rounds_bench import TOKEN
 
 from sam3ft_api import limits
 from sam3ft_api.messages import Heartbeat, Pong, Ready, encode
-from sam3ft_api.worker import Progress
-from sam3ft_launch.coordinator.metrics import KEPT_S, MAX_EVAL_METRICS, Exposition, finite
+from sam3ft_api.worker import Progress, RankFigures, StepFigures
+from sam3ft_launch.coordinator.metrics import KEPT_S, MAX_NAMES, Exposition, finite
 from sam3ft_launch.coordinator.server import Address, Server, serve_until
 from sam3ft_launch.coordinator.settings import Settings
 
@@ -58,6 +58,56 @@ def test_what_is_not_known_has_no_series():
     assert "sam3ft_train_step" in shown
 
 
+def test_curves_of_the_steps_are_shown():
+    run = started(2)
+    run.say(0, Heartbeat(seq=1, progress=PROGRESS))
+
+    assert {"total": 3.25, "loss_bbox": 0.25, "loss_ce": 2.5} == run.positive("sam3ft_train_loss")
+    assert {"ce_f1": 0.75} == run.positive("sam3ft_train_batch_score")
+    expected = {
+        "grad_norm": 1.5,
+        "flops_utilization_ratio": 0.31,
+        "data_wait_seconds_total": 4.5,
+        "checkpoint_duration_seconds": 2.25,
+        "checkpoint_bytes": 4096.0,
+    }
+    assert expected == {name: run.value(f"sam3ft_train_{name}") for name in expected}
+    assert {"0": 100.0, "1": 200.0} == run.positive("sam3ft_train_resident_memory_bytes")
+    assert {"0": 10.0} == run.positive("sam3ft_train_gpu_memory_bytes")
+    parts = [run.value("sam3ft_train_rank_step_seconds", rank="1", part=part) for part in ("data", "peers", "compute")]
+    assert [0.25, None, 0.5] == parts
+
+
+def test_durations_of_steps_are_a_cumulative_histogram():
+    run = started(1)
+    run.say(0, Heartbeat(seq=1, progress=PROGRESS))
+
+    buckets = {
+        dict(labels)["le"]: value
+        for (name, labels), value in run.samples().items()
+        if name == "sam3ft_train_step_duration_seconds_bucket"
+    }
+    assert (0.0, 2.0, 5.0, 6.0) == tuple(buckets[bound] for bound in ("0.75", "1.0", "1.5", "+Inf"))
+    assert 6.0 == run.value("sam3ft_train_step_duration_seconds_count")
+    assert 120.5 == run.value("sam3ft_train_step_duration_seconds_sum")
+
+
+def test_terms_of_the_loss_beyond_the_bound_are_left_out():
+    run = started(1)
+    for number in range(2 * MAX_NAMES):
+        figures = StepFigures(losses={f"term_{number}": 1.0, "total": 9.0, 'x"} 1': 1.0})
+        run.say(0, Heartbeat(seq=number + 1, progress=PROGRESS.model_copy(update={"figures": figures})))
+        shown = run.positive("sam3ft_train_loss")
+
+    assert MAX_NAMES == len(run.metrics._losses)
+    assert {"total": 3.25} == shown
+
+
+def test_a_rank_that_appears_twice_is_refused():
+    with pytest.raises(ValueError, match="a rank has its figures once"):
+        StepFigures(ranks=(RankFigures(rank=1), RankFigures(rank=1)))
+
+
 # --- what launchers send is not believed -----------------------------------------------------------------------------
 
 HUGE = 10**400
@@ -84,13 +134,13 @@ def test_hostile_figures_make_no_series_and_no_error():
 
 def test_names_of_metrics_that_change_for_ever_stay_few():
     run = started(1)
-    for number in range(2 * MAX_EVAL_METRICS):
+    for number in range(2 * MAX_NAMES):
         metrics = {f"m{number}": 1.0, "m0": 2.0}
         run.say(0, Heartbeat(seq=1, progress=PROGRESS.model_copy(update={"metrics": metrics, "best_metric": None})))
         run.samples()
 
     assert {"m0": 2.0} == run.positive("sam3ft_train_eval_metric")
-    assert MAX_EVAL_METRICS == len(run.metrics._eval_names)
+    assert MAX_NAMES == len(run.metrics._eval_names)
 
 
 @settings(max_examples=60, deadline=None)

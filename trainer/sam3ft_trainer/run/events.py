@@ -70,7 +70,7 @@ class RunReporter:
         """
         self._log = (work_dir / EVENTS_FILE).open("a", buffering=1)
         self._progress_path = work_dir / PROGRESS_FILE
-        self._progress = Progress(state="loading")
+        self._progress: dict[str, Any] = {"state": "loading"}
         self._written = 0.0
         self._attempt = attempt
         self._echo = echo
@@ -87,12 +87,16 @@ class RunReporter:
 
     def progress(self, *, force: bool = False, **changes: Any) -> None:
         """Merge `changes` and write the file if a second has passed, the state has changed or `force` is set."""
-        before = self._progress
-        self._progress = Progress.model_validate(before.model_dump() | _clean(changes))
+        is_new_state = changes.get("state", self._progress["state"]) != self._progress["state"]
+        self._progress |= changes
         now = time.monotonic()
-        if force or before.state != self._progress.state or now - self._written >= PROGRESS_INTERVAL_S:
-            write_atomically(self._progress_path, self._progress.model_dump_json())
+        if force or is_new_state or now - self._written >= PROGRESS_INTERVAL_S:
+            self._write_progress()
             self._written = now
+
+    def _write_progress(self) -> None:
+        # Validated when it is written, not at each of many steps a second.
+        write_atomically(self._progress_path, Progress.model_validate(_clean(self._progress)).model_dump_json())
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Write each finite value as a TensorBoard scalar."""
@@ -103,7 +107,7 @@ class RunReporter:
 
     def close(self) -> None:
         """Write the last progress and close all files."""
-        write_atomically(self._progress_path, self._progress.model_dump_json())
+        self._write_progress()
         self._log.close()
         if self._board is not None:
             self._board.close()

@@ -71,8 +71,18 @@ def cpu_pace(precision: Precision, *, threads: int) -> AssumedPace:
 
 def gpu_pace(name: str, precision: Precision) -> AssumedPace:
     """Return the pace of a CUDA device, by its name."""
-    peak = next((peak for words, peak in GPU_PEAKS if re.search(rf"\b{words}\b", name)), None)
+    peak = _tensor_peak(name)
     source = f"the 16-bit peak of {name}" if peak is not None else f"an assumed peak, as {name} is not in the table"
     rate = (peak or UNKNOWN_PEAK) * GPU_SHARE * (FP32_SHARE if precision == "fp32" else 1.0)
     share = f"{100 * GPU_SHARE:.0f} % of {source}" + (" over 15 for fp32" if precision == "fp32" else "")
     return AssumedPace(rate, GPU_OVERHEAD_S, f"an assumed {rate / 1e12:.1f} TFLOP/s ({share})")
+
+
+def gpu_peak(name: str, precision: Precision) -> float | None:
+    """Return the FLOP/s that a CUDA device can reach in a precision, by its name; None for one that is not known."""
+    peak = _tensor_peak(name)
+    return None if peak is None else peak * (FP32_SHARE if precision == "fp32" else 1.0)
+
+
+def _tensor_peak(name: str) -> float | None:
+    return next((peak for words, peak in GPU_PEAKS if re.search(rf"\b{words}\b", name)), None)

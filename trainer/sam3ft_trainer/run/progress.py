@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sam3ft_trainer.data.figures import merged, sentence
 from sam3ft_trainer.run.bad_images import bad_document, keep_bad_image
+from sam3ft_trainer.run.meter import split_terms
 from sam3ft_trainer.run.step import StepNumbers, StepResult
 
 if TYPE_CHECKING:
@@ -96,7 +97,13 @@ def report_step(run: "Session", result: StepResult, numbers: StepNumbers) -> Non
     if done % every and done != state.total_steps:
         run.reporter.progress(**changes)
         return
-    mine = {"terms": numbers.terms, "tally": run.tally.take(), "reading": run.foundation.access.figures.take()}
+    spans = run.spans.take()
+    mine = {
+        "terms": numbers.terms,
+        "tally": run.tally.take(),
+        "reading": run.foundation.access.figures.take(),
+        "meter": run.meter.share(spans, rank=run.group.rank),
+    }
     gathered = run.group.gather(mine) or []
     terms = _sum_terms([share["terms"] for share in gathered])
     tallies = [share["tally"] for share in gathered]
@@ -104,7 +111,15 @@ def report_step(run: "Session", result: StepResult, numbers: StepNumbers) -> Non
     reading = merged(share["reading"] for share in gathered)
     changes["message"] = run.tally.reading = sentence(reading)
     images_per_s = run.pace.interval()
-    run.reporter.progress(**changes, images_per_s=images_per_s)
+    losses, scores = split_terms(terms, type(run.config.loss.weights).model_fields)
+    figures = run.meter.figures(
+        [share["meter"] for share in gathered],
+        grad_norm=numbers.grad_norm,
+        losses=losses,
+        scores=scores,
+        images_per_s=images_per_s,
+    )
+    run.reporter.progress(**changes, images_per_s=images_per_s, figures=figures)
     run.reporter.event(
         "train_interval",
         step=done,
@@ -117,7 +132,7 @@ def report_step(run: "Session", result: StepResult, numbers: StepNumbers) -> Non
         terms=terms,
         dropped_small=sum(tally["dropped_small"] for tally in tallies),
         dropped_crowded=sum(tally["dropped_crowded"] for tally in tallies),
-        spans={name: round(seconds, 4) for name, seconds in run.spans.take().items()},
+        spans={name: round(seconds, 4) for name, seconds in spans.items()},
         **({"reading": reading | {"cache": run.foundation.access.describe_cache()}} if reading else {}),
     )
     run.reporter.scalars(

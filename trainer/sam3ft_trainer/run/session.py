@@ -17,6 +17,7 @@ from sam3ft_trainer.run.flags import FlagReader
 from sam3ft_trainer.run.foundation import Foundation
 from sam3ft_trainer.run.group import Group
 from sam3ft_trainer.run.horizon import TimeBudget
+from sam3ft_trainer.run.meter import Meter
 from sam3ft_trainer.run.prefetch import DeviceFeed
 from sam3ft_trainer.run.progress import Pace
 from sam3ft_trainer.run.spans import Spans
@@ -29,6 +30,7 @@ from sam3ft_trainer.run.watchdog import Watchdog
 from sam3ft_trainer.run.worker import LastWord, WorkerEnvironment
 from sam3ft_trainer.store.checkpoint import RunStore
 from sam3ft_trainer.store.records import CommitMeta
+from sam3ft_trainer.store.saves import Event
 
 
 @dataclass(slots=True)
@@ -42,6 +44,7 @@ class Session:
         foundation: ranks, device, data, weights, optimizer.
         watchdog: ends a run that hangs.
         spans: where the time goes.
+        meter: how long steps take, and memory.
         model: the network in training form.
         text: phrases as the model takes them.
         stepper: does the updates.
@@ -64,6 +67,7 @@ class Session:
     foundation: Foundation
     watchdog: Watchdog
     spans: Spans
+    meter: Meter
     model: TrainingModel
     text: TextSource
     stepper: Stepper
@@ -185,7 +189,7 @@ class Session:
     def tell_store_news(self) -> None:
         """Pass on what the store did in the background; costs nothing when nothing happened."""
         for event in self.store.news():
-            self.reporter.event(event.name, **event.fields)
+            self._pass_on(event)
         if self._told_step != self.store.newest_step:
             self._told_step = self.last_word.checkpoint_step = self.store.newest_step
             self.reporter.progress(checkpoint_step=self._told_step)
@@ -194,7 +198,12 @@ class Session:
         """Pass on what the store did in the background, and raise what went wrong there."""
         self.tell_store_news()
         for event in self.store.poll():
-            self.reporter.event(event.name, **event.fields)
+            self._pass_on(event)
+
+    def _pass_on(self, event: Event) -> None:
+        if event.name == "checkpoint_committed":
+            self.meter.saved(event.fields)
+        self.reporter.event(event.name, **event.fields)
 
     def trace(self, batches: StepBatches) -> None:
         """Write which images of this rank the step used, when `runtime.trace_samples` asks for it."""

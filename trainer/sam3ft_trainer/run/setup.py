@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TextIO
 
+import torch
 from torch import distributed as dist
 
 from sam3ft_api.errors import InvalidConfig, ModelUnusable
@@ -24,7 +25,9 @@ from sam3ft_trainer.run.flags import FlagReader
 from sam3ft_trainer.run.foundation import Foundation, lay_foundation
 from sam3ft_trainer.run.group import Group, join_group
 from sam3ft_trainer.run.horizon import planned_steps
+from sam3ft_trainer.run.meter import Meter
 from sam3ft_trainer.run.micro_batch import choose_micro_batch
+from sam3ft_trainer.run.pace import gpu_peak
 from sam3ft_trainer.run.prefetch import DeviceFeed
 from sam3ft_trainer.run.selection import Selection
 from sam3ft_trainer.run.session import Session
@@ -225,6 +228,7 @@ def _assemble(
         foundation=foundation,
         watchdog=watchdog,
         spans=spans,
+        meter=Meter(device=device, ideal_image_s=_ideal_image_s(config, foundation)),
         model=model,
         text=text,
         stepper=stepper,
@@ -237,6 +241,15 @@ def _assemble(
         is_complete=bool(group.broadcast(store.finished() is not None if group.rank == 0 else None)),
         trace_file=_open_trace(config, environment, stack),
     )
+
+
+def _ideal_image_s(config: TrainingConfig, foundation: Foundation) -> float | None:
+    """Return the seconds that an image takes at the peak of the device; None on the CPU and on unknown devices."""
+    if foundation.device.type != "cuda":
+        return None
+    peak = gpu_peak(torch.cuda.get_device_name(foundation.device), config.scratch.precision)
+    memory = foundation.memory
+    return None if peak is None else memory.plan.flops.total / memory.micro_batch / peak
 
 
 def _layer_compiler(

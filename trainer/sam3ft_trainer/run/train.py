@@ -48,6 +48,7 @@ def _loop(run: Session) -> None:
     previous: StepResult | None = None
     upcoming = run.next_batches()
     _draw_first(run, upcoming)
+    run.meter.begin()
     while not run.state.is_finished:
         with run.spans.span("data"):
             batches = upcoming if upcoming is not None else run.next_batches()
@@ -61,6 +62,7 @@ def _loop(run: Session) -> None:
             _read(run, previous)
             previous = None
             _cool_down(run)
+            run.meter.begin()
         run.feed.ready(on_device)
         result = run.stepper.step(
             on_device,
@@ -73,11 +75,13 @@ def _loop(run: Session) -> None:
         with run.spans.span("log"):
             _read(run, previous)
             run.tell_store_news()
+        run.meter.end_step()
         previous = result
         if _is_boundary(run, agreed):
             _read(run, previous)
             previous = None
             _boundary(run)
+            run.meter.begin()
         with run.spans.span("data"):
             upcoming = None if run.state.is_finished else run.next_batches()
     _read(run, previous)
