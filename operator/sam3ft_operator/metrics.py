@@ -1,8 +1,7 @@
-"""Metrics in Prometheus' form. Series of a run are read from the resources at each scrape, so they go with it."""
+"""Metrics of the operator in Prometheus' form: of the resources, and of itself."""
 
 import threading
 import time
-from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -11,109 +10,16 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from sam3ft_api.exit_codes import EXIT_RULES
-from sam3ft_api.status import ConditionType, Phase
+from sam3ft_api.status import Phase
+from sam3ft_operator.run_metrics import RunMetrics
 from sam3ft_operator.views import epoch_s
 
 KEPT_S = 5.0
 """A scrape within this of another gets the same answer."""
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_JOB = ("namespace", "job_name")
 _LOOK_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _WAIT_BUCKETS = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 4 * 3600.0, 24 * 3600.0)
 _REASONS = frozenset(rule.reason for rule in EXIT_RULES.values())
-
-_BAD: Mapping[str, tuple[str, ...]] = {
-    ConditionType.ACCEPTED: ("False",),
-    ConditionType.DATASET_READY: ("False",),
-    ConditionType.SCHEDULED: ("False",),
-    ConditionType.DEGRADED: ("True",),
-    ConditionType.BACKEND_REACHABLE: ("False", "Unknown"),
-    ConditionType.STALLED: ("True",),
-}
-"""States of conditions that somebody may have to do something about; a run that waits in a queue is one of them."""
-_VALUES = (
-    ("sam3ft_job_progress_ratio", "Finished over planned optimizer steps.", ("progress", "ratio"), False),
-    ("sam3ft_job_eta_seconds", "Estimated seconds to the end.", ("progress", "etaSeconds"), False),
-    ("sam3ft_job_images_per_second", "Images per second, all workers.", ("progress", "imagesPerSecond"), False),
-    ("sam3ft_job_last_step_timestamp_seconds", "When the last step finished.", ("progress", "lastStepTime"), True),
-    ("sam3ft_job_checkpoint_timestamp_seconds", "When the newest commit was made.", ("checkpoint", "time"), True),
-    ("sam3ft_job_goodput_ratio", "Kept training time over all time since the start.", ("goodput", "ratio"), False),
-    ("sam3ft_job_nodes_desired", "Nodes wanted now.", ("workers", "desired"), False),
-    ("sam3ft_job_nodes_ready", "Nodes that take part now.", ("workers", "ready"), False),
-)
-
-
-class RunMetrics(Collector):
-    """Series of the resources."""
-
-    def __init__(self, resources: Callable[[], Iterable[Mapping[str, Any]]]) -> None:
-        """Keep where the resources are read."""
-        self._resources = resources
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield the series; a run has one series of its phase, the present one."""
-        found = list(self._resources())
-        yield from _phases(found)
-        for name, text, path, is_time in _VALUES:
-            family = GaugeMetricFamily(name, text, labels=_JOB)
-            for resource in found:
-                value = _number(_at(resource, "status", *path), is_time=is_time)
-                if value is not None:
-                    family.add_metric(_labels(resource), value)
-            yield family
-        restarts = CounterMetricFamily("sam3ft_job_restarts", "Counted restarts since the last retry.", labels=_JOB)
-        lost = CounterMetricFamily("sam3ft_job_lost_seconds", "Seconds lost, by cause.", labels=(*_JOB, "cause"))
-        for resource in found:
-            restarts.add_metric(_labels(resource), _number(_at(resource, "status", "restarts"), is_time=False) or 0.0)
-            causes = _at(resource, "status", "goodput", "lostSeconds")
-            for cause, seconds in causes.items() if isinstance(causes, dict) else ():
-                lost.add_metric([*_labels(resource), str(cause)], _number(seconds, is_time=False) or 0.0)
-        yield from (restarts, lost, _problems(found))
-
-
-def _problems(found: list[Mapping[str, Any]]) -> Metric:
-    family = GaugeMetricFamily(
-        "sam3ft_job_problem", "1 for each condition that is not as it should be.", labels=(*_JOB, "type", "reason")
-    )
-    for resource in found:
-        conditions = _at(resource, "status", "conditions")
-        for condition in conditions if isinstance(conditions, list) else ():
-            kind, word = str(_at(condition, "type") or ""), str(_at(condition, "status") or "")
-            if word in _BAD.get(kind, ()):
-                family.add_metric([*_labels(resource), kind, str(_at(condition, "reason") or "")], 1.0)
-    return family
-
-
-def _phases(found: list[Mapping[str, Any]]) -> Iterator[Metric]:
-    tally: Tally[tuple[str, str]] = Tally()
-    phase = GaugeMetricFamily("sam3ft_job_phase", "1 for the present phase.", labels=(*_JOB, "phase"))
-    info = GaugeMetricFamily("sam3ft_job_info", "Always 1; what the run is.", labels=(*_JOB, "backend", "task"))
-    for resource in found:
-        word = str(_at(resource, "status", "phase") or Phase.PENDING.value)
-        backend = str(_at(resource, "spec", "backend") or "")
-        tally[word, backend] += 1
-        phase.add_metric([*_labels(resource), word], 1.0)
-        info.add_metric([*_labels(resource), backend, str(_at(resource, "spec", "task") or "")], 1.0)
-    jobs = GaugeMetricFamily("sam3ft_jobs", "Resources, by phase and backend.", labels=("phase", "backend"))
-    for labels, count in sorted(tally.items()):
-        jobs.add_metric(list(labels), count)
-    yield from (jobs, phase, info)
-
-
-def _labels(resource: Mapping[str, Any]) -> list[str]:
-    return [str(_at(resource, "metadata", "namespace") or ""), str(_at(resource, "metadata", "name") or "")]
-
-
-def _at(value: Any, *path: str) -> Any:
-    for name in path:
-        value = value.get(name) if isinstance(value, Mapping) else None
-    return value
-
-
-def _number(value: Any, *, is_time: bool) -> float | None:
-    if is_time:
-        return epoch_s(value)
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 class States(Collector):

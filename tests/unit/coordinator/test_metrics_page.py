@@ -111,6 +111,22 @@ def test_every_value_of_a_closed_label_is_named(name: str, words: tuple[str, ...
     assert set(words) <= set(re.findall(r"\w+", row["meaning"]))
 
 
+def test_the_page_names_what_the_operator_shows_of_runs_on_sites() -> None:
+    progress = {"step": 1, "totalSteps": 2, "epoch": 0.5, "loss": 1.0}
+    more = {
+        "progress": RESOURCE["status"]["progress"] | progress,
+        "best": {"metric": "bbox_AP", "value": 0.5, "step": 1},
+    }
+    more |= {"checkpoint": {"time": "2026-11-25T09:59:00Z", "step": 1}, "workers": {"world": 1}}
+    on_a_site = RESOURCE | {"spec": {"backend": "slurm"}, "status": RESOURCE["status"] | more}
+    families = text_string_to_metric_families(Metrics(lambda: [on_a_site]).text().decode())
+    named = PAGE.split("\n### Runs on SLURM sites\n")[1].split("\n## ")[0]
+
+    found = {family.name for family in families if family.name.startswith("sam3ft_train_") and family.samples}
+    assert found == set(re.findall(r"sam3ft_train_\w+", named))
+    assert found < coordinators().keys()
+
+
 def test_names_in_examples_and_queries_exist() -> None:
     known = coordinators().keys() | operators().keys()
 

@@ -79,6 +79,47 @@ def test_a_condition_that_is_not_as_it_should_be_is_a_series_while_it_is_not() -
     ]
 
 
+ON_A_SITE: dict[str, Any] = {
+    **RUN,
+    "spec": {"backend": "slurm", "task": "detection"},
+    "status": {
+        "phase": "Running",
+        "progress": {"step": 30, "totalSteps": 100, "epoch": 1.5, "etaSeconds": 70, "imagesPerSecond": 8, "loss": 3.5}
+        | {"lastStepTime": "2026-11-25T10:00:00Z"},
+        "checkpoint": {"step": 20, "time": "2026-11-25T09:59:00Z"},
+        "best": {"metric": "bbox_AP", "value": 0.4, "step": 20},
+        "workers": {"world": 16},
+    },
+}
+
+
+def test_a_run_on_a_site_has_the_series_that_a_coordinator_shows_elsewhere() -> None:
+    found = samples(Metrics(lambda: [ON_A_SITE]))
+
+    expected = {
+        "step": 30.0,
+        "planned_steps": 100.0,
+        "epoch": 1.5,
+        "eta_seconds": 70.0,
+        "images_per_second": 8.0,
+        "world_size": 16.0,
+        "best_step": 20.0,
+        "checkpoint_step": 20.0,
+    }
+    assert expected == {name: found[f"sam3ft_train_{name}", JOB] for name in expected}
+    assert 3.5 == found["sam3ft_train_loss", (("component", "total"), *JOB)]
+    assert 0.4 == found["sam3ft_train_best_metric", tuple(sorted((*JOB, ("name", "bbox_AP"))))]
+    times = [found[f"sam3ft_train_{name}_timestamp_seconds", JOB] for name in ("last_step", "checkpoint")]
+    assert 60.0 == times[0] - times[1]
+
+
+@pytest.mark.parametrize("changes", [{"spec": RUN["spec"]}, {"status": {**ON_A_SITE["status"], "phase": "Succeeded"}}])
+def test_a_run_that_has_a_coordinator_or_is_over_has_none_of_them(changes: dict[str, Any]) -> None:
+    found = samples(Metrics(lambda: [ON_A_SITE | changes]))
+
+    assert [] == [name for name, _ in found if name.startswith("sam3ft_train_")]
+
+
 def test_series_go_with_their_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics_module, "KEPT_S", 0.0)
     runs = [RUN]
