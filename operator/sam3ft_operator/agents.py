@@ -67,6 +67,13 @@ class Agents:
             known = self._seen[place]
             return AgentView(max(0.0, now_s - known.changed_s)) if known.version else None
 
+    def silences(self) -> dict[tuple[str, ...], float]:
+        """Return for how many seconds the agent of each namespace and site has been silent; without those unknown."""
+        now_s = self._clock()
+        with self._lock:
+            known = {place: seen.changed_s for place, seen in self._seen.items() if seen.version not in ("", _UNKNOWN)}
+        return {place: max(0.0, now_s - changed_s) for place, changed_s in known.items()}
+
     def _look(self, place: tuple[str, str], now_s: float) -> None:
         namespace, site = place
         try:

@@ -69,6 +69,7 @@ class Operator:
         )
         self._progress = ProgressReader(changed=self._queue.add, clock=now_s)
         self._notes = Notes(self._api, clock=now_s)
+        self._agents = Agents(self._api)
         reconciler = Reconciler(
             self._api,
             Sight(
@@ -76,7 +77,7 @@ class Operator:
                 self._children,
                 self._progress,
                 Troubles(self._api),
-                Agents(self._api),
+                self._agents,
                 coordinator_port,
             ),
             effects=Effects(self._api, self._children, renderer),
@@ -184,6 +185,8 @@ class Operator:
         add("sam3ft_leader", "1 while this replica acts.", lambda: {(): float(self._elector.is_leading)})
         add("sam3ft_queue_depth", "Runs that wait for a worker.", lambda: {(): float(self._queue.depth())})
         add("sam3ft_watch_silence_seconds", "Age of the newest sign of a watch.", self._silences, labels=("kind",))
+        sites = ("namespace", "site")
+        add("sam3ft_site_silence_seconds", "Since an agent's last sign of life.", self._agents.silences, labels=sites)
         add("sam3ft_watch_relists", "Complete lists.", self._relists, labels=("kind",), is_counter=True)
         add("sam3ft_cached_objects", "Children kept in memory.", self._cached, labels=("kind",))
         add("sam3ft_events_dropped", "Events not told.", lambda: {(): float(self._notes.dropped)}, is_counter=True)

@@ -5,7 +5,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -19,7 +26,8 @@ KEPT_S = 5.0
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _LOOK_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _WAIT_BUCKETS = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 4 * 3600.0, 24 * 3600.0)
-_REASONS = frozenset(rule.reason for rule in EXIT_RULES.values())
+_REASONS = tuple(dict.fromkeys(rule.reason for rule in EXIT_RULES.values()))
+_OTHER = "Other"
 
 
 class States(Collector):
@@ -64,6 +72,7 @@ class Metrics:
         self.states = States()
         self.registry.register(RunMetrics(resources))
         self.registry.register(self.states)
+        ProcessCollector(registry=self.registry)
         self._looks = Histogram(
             "sam3ft_reconcile_duration_seconds", "One look at one run.", registry=self.registry, buckets=_LOOK_BUCKETS
         )
@@ -77,6 +86,8 @@ class Metrics:
         self._ended = Counter(
             "sam3ft_attempts_ended", "Attempts that ended, by reason.", ("reason",), registry=self.registry
         )
+        for reason in (*_REASONS, _OTHER):
+            self._ended.labels(reason)  # from 0 on, or nobody would see the first increase
         self._waits = Histogram(
             "sam3ft_job_queue_wait_seconds",
             "From the submission of an attempt until it runs.",
@@ -108,7 +119,7 @@ class Metrics:
         for number, attempt in _attempts(after).items():
             if attempt.get("reason") and number not in had:
                 # Somebody else's word would make a series of its own.
-                self._ended.labels(attempt["reason"] if attempt["reason"] in _REASONS else "Other").inc()
+                self._ended.labels(attempt["reason"] if attempt["reason"] in _REASONS else _OTHER).inc()
         if after.get("phase") == Phase.RUNNING.value and before.get("phase") in ("Queued", "Starting", "Restarting"):
             newest = max(_attempts(after).items(), default=(0, {}))[1]
             started_s = epoch_s(newest.get("started"))

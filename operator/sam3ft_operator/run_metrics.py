@@ -37,6 +37,7 @@ _VALUES = (
     ("sam3ft_job_goodput_ratio", "Kept training time over all time since the start.", ("goodput", "ratio")),
     ("sam3ft_job_nodes_desired", "Nodes wanted now.", ("workers", "desired")),
     ("sam3ft_job_nodes_ready", "Nodes that take part now.", ("workers", "ready")),
+    ("sam3ft_job_processes", "Processes that take part now, one for each GPU.", ("workers", "world")),
 )
 
 _SITE_VALUES = (
@@ -94,13 +95,14 @@ def _problems(found: list[Mapping[str, Any]]) -> Metric:
 def _phases(found: list[Mapping[str, Any]]) -> Iterator[Metric]:
     tally: Tally[tuple[str, str]] = Tally()
     phase = GaugeMetricFamily("sam3ft_job_phase", "1 for the present phase.", labels=(*_JOB, "phase"))
-    info = GaugeMetricFamily("sam3ft_job_info", "Always 1; what the run is.", labels=(*_JOB, "backend", "task"))
+    info = GaugeMetricFamily("sam3ft_job_info", "Always 1; what the run is.", labels=(*_JOB, "backend", "task", "site"))
     for resource in found:
         word = str(_at(resource, "status", "phase") or Phase.PENDING.value)
         backend = str(_at(resource, "spec", "backend") or "")
         tally[word, backend] += 1
         phase.add_metric([*_labels(resource), word], 1.0)
-        info.add_metric([*_labels(resource), backend, str(_at(resource, "spec", "task") or "")], 1.0)
+        more = (str(_at(resource, "spec", *path) or "") for path in (("task",), ("slurm", "site")))
+        info.add_metric([*_labels(resource), backend, *more], 1.0)
     jobs = GaugeMetricFamily("sam3ft_jobs", "Resources, by phase and backend.", labels=("phase", "backend"))
     for labels, count in sorted(tally.items()):
         jobs.add_metric(list(labels), count)

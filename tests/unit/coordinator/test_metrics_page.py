@@ -36,7 +36,7 @@ RESOURCE: dict[str, Any] = {
         "progress": {"ratio": 0.3, "etaSeconds": 1, "imagesPerSecond": 1, "lastStepTime": "2026-11-25T10:00:00Z"},
         "checkpoint": {"time": "2026-11-25T09:59:00Z"},
         "goodput": {"ratio": 0.9, "lostSeconds": {"start": 12}},
-        "workers": {"desired": 1, "ready": 1},
+        "workers": {"desired": 1, "ready": 1, "world": 8},
         "conditions": [{"type": "Degraded", "status": "True", "reason": "ImagePullBackOff"}],
     },
 }
@@ -71,7 +71,10 @@ def operators() -> Described:
     metrics.requested("create", "Job", 201)
     metrics.looked(0.1, failed=True)
     by_kind = lambda: {("Pod",): 1.0}  # noqa: E731 - stands for three readers
-    parts = SimpleNamespace(metrics=metrics, _silences=by_kind, _relists=by_kind, _cached=by_kind, _watches=[])
+    agents = SimpleNamespace(silences=lambda: {("lab", "alps"): 1.0})
+    parts = SimpleNamespace(
+        metrics=metrics, _silences=by_kind, _relists=by_kind, _cached=by_kind, _watches=[], _agents=agents
+    )
     for part in ("_elector", "_queue", "_notes", "_lists", "_resync", "_progress"):
         counter = SimpleNamespace(is_leading=True, depth=lambda: 1, dropped=1, corrections=1, unanswered=1)
         setattr(parts, part, counter)
@@ -91,7 +94,10 @@ def test_the_page_names_every_metric_of_the_coordinator_and_no_other() -> None:
 
 
 def test_the_page_names_every_metric_of_the_operator_and_no_other() -> None:
-    assert operators() == described("The operator: resources", "The operator: itself")
+    shown = operators()
+    own = {name: said for name, said in shown.items() if not name.startswith("process_")}
+    assert own == described("The operator: resources", "The operator: itself")
+    assert set(shown) - set(own) == {name for name in coordinators() if name.startswith("process_")}
 
 
 @pytest.mark.parametrize(

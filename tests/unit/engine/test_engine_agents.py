@@ -43,6 +43,17 @@ def test_an_agent_is_as_silent_as_its_lease_has_not_changed():
     assert 0.0 == bench.silence_s()
 
 
+def test_all_silences_are_shown_but_of_sites_without_an_agent():
+    bench = Bench()
+    assert bench.silence_s() is None
+    assert {} == bench.agents.silences()
+    bench.now_s = LOOK_S
+    bench.renew(1)
+    bench.silence_s()
+    bench.now_s += 40.0
+    assert {("vision", "alps"): 40.0} == bench.agents.silences()
+
+
 def test_a_lease_is_read_now_and_then_however_often_it_is_asked_for():
     bench = Bench()
     bench.renew(1)
