@@ -16,6 +16,11 @@ _RUNS = 'on (namespace, job_name) sam3ft_job_phase{phase="Running"} == 1'
 """While a run is in phase Running; both programs' series of a run have these labels."""
 
 
+def _run(metric: str) -> str:
+    """Return one series for each run: every replica of the operator shows what a status holds."""
+    return f"max by (namespace, job_name) ({metric})"
+
+
 @dataclass(frozen=True, slots=True)
 class Alert:
     """One rule.
@@ -50,28 +55,28 @@ class Alert:
 ALERTS = (
     Alert(
         "TrainingStalled",
-        f"time() - sam3ft_job_last_step_timestamp_seconds > 900 and {_RUNS}",
+        f"time() - {_run('sam3ft_job_last_step_timestamp_seconds')} > 900 and {_RUNS}",
         "1m",
         "critical",
         _RUN + " is Running and has finished no step for {{ $value | humanizeDuration }}.",
     ),
     Alert(
         "LossNotFinite",
-        "delta(sam3ft_train_skipped_steps[15m]) > 0",
+        _run("delta(sam3ft_train_skipped_steps[15m])") + " > 0",
         "0m",
         "warning",
         _RUN + " has skipped {{ $value | humanize }} updates in 15 minutes: loss or gradient was not finite.",
     ),
     Alert(
         "CheckpointStale",
-        f"time() - sam3ft_job_checkpoint_timestamp_seconds > 3600 and {_RUNS}",
+        f"time() - {_run('sam3ft_job_checkpoint_timestamp_seconds')} > 3600 and {_RUNS}",
         "5m",
         "warning",
         _RUN + " would lose {{ $value | humanizeDuration }} of training: its newest checkpoint is that old.",
     ),
     Alert(
         "RestartLoop",
-        "increase(sam3ft_job_restarts_total[1h]) >= 3",
+        _run("increase(sam3ft_job_restarts_total[1h])") + " >= 3",
         "0m",
         "warning",
         _RUN + " has been restarted {{ $value | humanize }} times within an hour.",
@@ -85,17 +90,25 @@ ALERTS = (
     ),
     Alert(
         "QueueWaitHigh",
-        'sam3ft_job_phase{phase="Queued"} == 1',
+        _run('sam3ft_job_phase{phase="Queued"}') + " == 1",
         "4h",
         "info",
         _RUN + " has waited in its queue for more than four hours.",
     ),
     Alert(
         "GoodputLow",
-        f"sam3ft_job_goodput_ratio < 0.5 and {_RUNS}",
+        f"{_run('sam3ft_job_goodput_ratio')} < 0.5 and {_RUNS}",
         "30m",
         "warning",
         _RUN + " keeps only {{ $value | humanizePercentage }} of its time as training.",
+    ),
+    Alert(
+        "DataWaitHigh",
+        f"{_run('rate(sam3ft_train_data_wait_seconds_total[15m])')} "
+        f"/ {_run('rate(sam3ft_train_step_duration_seconds_sum[15m])')} > 0.25",
+        "15m",
+        "info",
+        _RUN + " waits for images for {{ $value | humanizePercentage }} of its steps' time.",
     ),
     Alert(
         "BridgeLost",

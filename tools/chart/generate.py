@@ -8,6 +8,7 @@ The chart's own files are written by hand; these are not, so that they cannot di
     templates/_generated.tpl  from sam3ft_operator.rbac     README.md           (its tables) from the schema
     templates/user-roles.yaml from sam3ft_launch.kubernetes.rights
     files/alerts.yaml         from alerts.py, beside this file
+    files/dashboards/*.json   from dashboards/, beside this file
 """
 
 import argparse
@@ -17,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alerts import rule_file
+from dashboards import DASHBOARDS
 from schema import values_schema
 from tables import with_tables
 
@@ -60,6 +62,7 @@ def files(chart: Path) -> dict[Path, str]:
         templates / "_generated.tpl": _rules(),
         templates / "user-roles.yaml": _roles(),
         chart / "files" / "alerts.yaml": f"# {_NOTICE}\n{rule_file()}",
+        **{chart / "files" / "dashboards" / f"{name}.json": text for name, text in (make() for make in DASHBOARDS)},
         chart / "values.schema.json": json.dumps(schema, indent=1) + "\n",
         chart / "README.md": with_tables((chart / "README.md").read_text(), values, schema),
     }

@@ -52,6 +52,9 @@ RULES: dict[str, Schema] = {
     "metrics.namespaceLabels": _MAP,
     "metrics.whenMissing": {"enum": ["skip", "fail", "always"]},
     "metrics.labels": _MAP,
+    "metrics.dashboards.labels": _MAP,
+    "metrics.dashboards.annotations": _MAP,
+    "metrics.dashboards.namespace": {"type": "string", "pattern": "^([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)?$"},
     "metrics.interval": {"type": "string", "pattern": "^[0-9]+(ms|s|m|h)$"},
     "commonLabels": _MAP,
 }
