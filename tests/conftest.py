@@ -20,6 +20,7 @@ pytest_plugins = ["component_fixtures", "cluster_fixtures", "image_fixtures", "s
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let the golden files be written anew: look at what has changed before it is committed."""
     parser.addoption("--write-golden", action="store_true", help="write tests/golden anew")
+    parser.addoption("--draw-dashboards", metavar="DIR", help="leave pages of the dashboards, as drawn from live data")
 
 
 def pytest_configure() -> None:
@@ -49,6 +50,7 @@ WITH_CLUSTER = {
         "integration/cluster",
         "integration/kubelet",
         "integration/slurm_agent",
+        "observability/test_live_dashboards.py",
         "property/test_crd_differential.py",
     ),
 }

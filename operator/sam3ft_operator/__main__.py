@@ -1,5 +1,6 @@
 """`python -m sam3ft_operator`: read the command line, work until SIGTERM."""
 
+import faulthandler
 import sys
 
 from sam3ft_api.errors import UserError
@@ -13,7 +14,8 @@ from sam3ft_operator.rendering import ClusterRenderer
 
 
 def main() -> int:
-    """Run the operator; returns the exit code."""
+    """Run the operator; returns the exit code. SIGABRT ends it with the stacks of all its threads in the log."""
+    faulthandler.enable()
     try:
         options = parse()
     except UserError as error:

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from sam3ft_launch.kubernetes.api import Api
 from sam3ft_launch.kubernetes.kinds import WATCHED
+from sam3ft_launch.stop_signal import StopSignal
 from sam3ft_operator.agents import Agents
 from sam3ft_operator.effects import Effects, Renderer
 from sam3ft_operator.finetunes import FineTuneLists, FineTuneWatch
@@ -49,7 +50,7 @@ class Operator:
             RuntimeError: there are no credentials for a cluster.
             OSError: the port is taken.
         """
-        self._stopping = threading.Event()
+        self._stopping = StopSignal()
         self._exit_code = 0
         self._queue = WorkQueue()
         self._resources = ResourceStore(changed=self._queue.add)

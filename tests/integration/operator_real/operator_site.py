@@ -287,7 +287,12 @@ class OperatorProcess:
     def terminate(self) -> int:
         """Ask it to end and return its exit code."""
         self._process.send_signal(signal.SIGTERM)
-        return self._process.wait(40)
+        try:
+            return self._process.wait(40)
+        except subprocess.TimeoutExpired:
+            self._process.send_signal(signal.SIGABRT)  # leaves the stacks of its threads in the log
+            self._process.wait(10)
+            raise
 
     def ended_with(self) -> int | None:
         """Return its exit code; None while it runs."""

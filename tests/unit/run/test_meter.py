@@ -102,7 +102,7 @@ def test_terms_of_the_last_layer_are_losses_or_scores() -> None:
     losses, scores = split_terms(terms, {"loss_ce", "loss_bbox"})
 
     assert {"loss_ce", "loss_ce_o2m"} == losses.keys()
-    assert {"ce_f1", "ce_f1_o2m", "presence_dec_acc"} == scores.keys()
+    assert {"ce_f1", "presence_dec_acc"} == scores.keys()
 
 
 def test_this_process_has_memory() -> None:

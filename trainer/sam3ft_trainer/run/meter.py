@@ -129,7 +129,9 @@ def split_terms(terms: Mapping[str, float], weighted: Collection[str]) -> tuple[
     """
     last = {name: value for name, value in terms.items() if "_aux_" not in name}
     losses = {name: value for name, value in last.items() if name.removesuffix("_o2m") in weighted}
-    return losses, {name: value for name, value in last.items() if name not in losses}
+    # Scores of one-to-many matching are weighted as its losses are, so they are no shares of 1.
+    scores = {name: value for name, value in last.items() if name not in losses and not name.endswith("_o2m")}
+    return losses, scores
 
 
 def resident_bytes() -> int | None:

@@ -11,6 +11,7 @@ from sam3ft_launch.kubernetes.api import ApiProblem
 from sam3ft_launch.slurm.agent.agent import SiteAgent, TickResult
 from sam3ft_launch.slurm.agent.cluster import SiteCluster
 from sam3ft_launch.slurm.agent.credentials import Credentials, is_refused
+from sam3ft_launch.stop_signal import StopSignal
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class AgentLoop:
             ticked: told of every tick and how many seconds it took.
         """
         self._agent, self._credentials, self._every_s, self._ticked = agent, credentials, every_s, ticked
-        self._stopping = threading.Event()
+        self._stopping = StopSignal()
         self._back_off = 1.0
         self._other = ""
         self._ticked_s = time.monotonic()

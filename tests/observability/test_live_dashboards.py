@@ -1,0 +1,155 @@
+"""A real Prometheus scrapes a real operator and real runs: every query of every panel has an answer."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from agent_site import AgentSite
+from alerts import ALERTS, rule_file
+from control_plane import ControlPlane
+from coordinator_site import FakeCoordinator
+from dashboards import DASHBOARDS
+from draw import board_page
+from live_site import RECORDED, Live, LocalRun, begin_cluster_run, begin_site_run, recorded_gpu, relays
+from prometheus_server import PrometheusServer, Shown, has_data
+from slurm_site import SlurmSite
+from waiting import wait_for
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+FROM_RECORDINGS = {"Use of the devices' peak (MFU)", "GPU memory, by rank"}
+"""Panels that only a GPU fills."""
+FROM_TROUBLE = {"What is wrong now"}
+"""Panels that are empty while all is well."""
+
+
+@pytest.fixture(scope="module")
+def observed(cluster: ControlPlane, slurm_site: SlurmSite, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Two operators, a run on the cluster, one on a site, one that cannot start; and what has scraped them."""
+    folder = tmp_path_factory.mktemp("observed")
+    namespace = f"observed-{folder.name[-1]}"
+    cluster.post("/api/v1/namespaces", {"metadata": {"name": namespace}})
+    run = LocalRun(folder / "local")
+    try:
+        with (
+            AgentSite(cluster, namespace, folder, slurm_site, is_real=True) as site,
+            FakeCoordinator(relays(run.port)) as coordinator,
+            recorded_gpu() as recorded,
+        ):
+            site.operator().wait_until_ready()
+            site.operator().wait_until_ready()
+            live = Live(site, run, coordinator, [])
+            targets = [*live.targets(), recorded]
+            with PrometheusServer(folder / "prometheus", targets, rules=rule_file()) as server:
+                site.agent()
+                begin_site_run(site, folder)
+                live.workers = begin_cluster_run(site, run, coordinator)
+                site.apply("stuck", workers={"nodes": 1, "nodeSelector": {"none": "such"}})
+                [check] = site.wait_for_pods(site.resource("stuck")["metadata"]["uid"], role="preflight", count=1)
+                site.end_pod(check, message=json.dumps({"code": 0, "reason": "Succeeded"}))
+                site.wait_for_condition("stuck", "Scheduled", "False", within_s=60)
+                wait_for("the runs train", lambda: _trains(site, "blood") and _trains(site, "leaves"), within_s=200)
+                query = f'count_over_time(sam3ft_train_eval_metric{{namespace="{namespace}"}}[1m]) > 20'
+                wait_for("an evaluation has been scraped", lambda: server.now(query), within_s=120)
+                yield live, server
+            site.close()
+    finally:
+        run.end()
+
+
+def _trains(site: AgentSite, name: str) -> bool:
+    status = site.resource(name).get("status", {})
+    return status.get("phase") == "Running" and "imagesPerSecond" in status.get("progress", {})
+
+
+def test_every_target_is_scraped(observed: tuple[Live, PrometheusServer]) -> None:
+    targets = observed[1].targets()
+
+    assert {"up"} == {target["health"] for target in targets.values()}, targets
+    assert all(target["lastScrapeDuration"] < 0.5 for target in targets.values())
+
+
+def _others(live: Live) -> dict[str, Shown]:
+    """Return the run by which a panel is judged, where it is another one."""
+    return {
+        **dict.fromkeys(FROM_RECORDINGS, Shown({"namespace": "recorded", "run": RECORDED})),
+        **dict.fromkeys(FROM_TROUBLE, Shown({"namespace": live.site.namespace, "run": "stuck"})),
+    }
+
+
+@pytest.mark.parametrize("make", DASHBOARDS, ids=[make.__name__ for make in DASHBOARDS])
+def test_every_query_of_every_panel_returns_data(observed: tuple[Live, PrometheusServer], make: Any) -> None:
+    live, server = observed
+    board = json.loads(make()[1])
+    main = Shown({"namespace": live.site.namespace, "run": "blood"})
+    others = _others(live)
+    empty = []
+    for panel in (panel for panel in board["panels"] if panel["type"] != "row"):
+        shown = others.get(panel["title"], main)
+        empty.extend(
+            (panel["title"], shown.expression(target["expr"]))
+            for target in panel["targets"]
+            if not has_data(shown.ask(server, target))
+        )
+    for mark in board["annotations"].get("list", ()):
+        shown_ever = Shown(main.variables, seconds=300.0, step_s=1.0)
+        shown_ever.ask(server, {"expr": mark["expr"]})  # a mark may be absent; what Prometheus refuses is an error
+
+    assert [] == empty
+
+
+def test_a_run_on_a_site_fills_the_panels_that_a_status_can_fill(observed: tuple[Live, PrometheusServer]) -> None:
+    live, server = observed
+    _, text = next(make() for make in DASHBOARDS if make.__name__ == "run")
+    shown = Shown({"namespace": live.site.namespace, "run": "leaves"})
+    filled = {
+        panel["title"]
+        for panel in json.loads(text)["panels"]
+        if panel["type"] != "row" and any(has_data(shown.ask(server, target)) for target in panel["targets"])
+    }
+
+    assert {"Phase", "Progress", "Time to the end", "Since the last step", "Loss", "Images a second", "Nodes"} <= filled
+
+
+@pytest.mark.parametrize("make", DASHBOARDS, ids=[make.__name__ for make in DASHBOARDS])
+def test_a_dashboard_can_be_drawn_and_has_no_empty_panel(
+    observed: tuple[Live, PrometheusServer], make: Any, request: pytest.FixtureRequest
+) -> None:
+    live, server = observed
+    name, text = make()
+    main = Shown({"namespace": live.site.namespace, "run": "blood"}, seconds=100.0, step_s=1.0)
+    others = _others(live)
+    board = json.loads(text)
+
+    page = board_page(board, lambda panel, target: others.get(panel["title"], main).ask(server, target))
+
+    assert page.count('<div class="panel"') == sum(panel["type"] != "row" for panel in board["panels"])
+    assert "No data" not in page
+    if folder := request.config.getoption("--draw-dashboards"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        (Path(folder) / f"dashboard-{name}.html").write_text(page)
+
+
+def test_every_operand_of_every_alert_exists(observed: tuple[Live, PrometheusServer]) -> None:
+    names = {str(series["metric"]["__name__"]) for series in observed[1].now('{__name__=~"sam3ft_.+"}')}
+    asked = {word for alert in ALERTS for word in _operands(alert.expression)}
+
+    assert asked
+    assert set() == asked - names
+
+
+def _operands(expression: str) -> set[str]:
+    return set(re.findall(r"sam3ft_\w+", expression))
+
+
+def test_all_choices_above_a_dashboard_have_values(observed: tuple[Live, PrometheusServer]) -> None:
+    live, server = observed
+    for make in DASHBOARDS:
+        for variable in json.loads(make()[1])["templating"]["list"]:
+            if variable["type"] != "query":
+                continue
+            selector, label = str(variable["query"]).removeprefix("label_values(").removesuffix(")").rsplit(", ", 1)
+            found = server.now(Shown({"namespace": live.site.namespace}).expression(selector))
+            assert {series["metric"].get(label) for series in found} - {None, ""}
