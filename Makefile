@@ -12,7 +12,7 @@ INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 ARGS ?=
 
-.PHONY: help install components cluster-tools lock demo test test-unit test-operator test-slurm test-soak soak e2e e2e-faults lint format types imports docstrings spelling package \
+.PHONY: help install components cluster-tools lock demo test test-unit test-operator test-observability dashboard-pictures test-slurm test-soak soak e2e e2e-faults lint format types imports docstrings spelling package \
 	bench-fullsize bench-loop bench-gpu bench-loss bench-upload bench-restore bench-stream bench-operator chart chart-files deploy images clean
 
 help: ## list the targets
@@ -46,6 +46,13 @@ test-unit: install ## the quick tests, at most 5 minutes
 test-operator: install components ## all tests of the operator: its parts, what it decides, and on real control planes
 	@$(PYTEST) tests/unit/engine tests/unit/decide tests/unit/kubernetes tests/property/test_decide_model.py \
 		tests/integration/cluster tests/integration/operator_real -m "not soak" $(ARGS)
+
+test-observability: install components ## metrics, alerts and dashboards, with a real Prometheus that scrapes real runs
+	@$(PYTEST) tests/observability tests/unit/engine/test_engine_metrics.py tests/unit/coordinator/test_metrics_page.py \
+		tests/unit/coordinator/test_coordinator_metrics.py tests/integration/cli/test_metrics_example.py $(ARGS)
+
+dashboard-pictures: install components ## draw the dashboards from live data, for the docs (needs chromium)
+	@tools/dashboard_pictures.sh $(BIN)/python docs/images
 
 test-slurm: install components ## the SLURM backend, on real two-node sites: slurmctld, slurmd and munged as this user
 	@$(PYTEST) tests/unit/slurm tests/integration/slurm tests/contract -m "not soak" -k "slurm" $(ARGS)
@@ -119,6 +126,9 @@ bench-restore: install components ## seconds of a verified restore: from a bucke
 
 bench-operator: install cluster-tools ## many runs on a real control plane: latencies, requests, memory of the operator (about half an hour)
 	@$(BIN)/python -m benchmarks.operator_scale $(ARGS)
+
+bench-metrics: install ## what metrics cost: a step of the trainer, a scrape of a coordinator and of an operator
+	@$(BIN)/python -m benchmarks.metrics $(ARGS)
 
 bench-loss: install ## time and memory of losses and matchers by number of objects
 	@$(BIN)/python -m benchmarks.loss $(ARGS)

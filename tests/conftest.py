@@ -45,12 +45,12 @@ WITH_CLUSTER = {
         "integration/operator_real/test_rights.py",
     ),
     "operators": ("integration/operator_real",),
+    "dashboards": ("observability/test_live_dashboards.py",),
     "clusters": (
         "chart",
         "integration/cluster",
         "integration/kubelet",
         "integration/slurm_agent",
-        "observability/test_live_dashboards.py",
         "property/test_crd_differential.py",
     ),
 }
@@ -77,6 +77,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return _cluster_of(item) is None, item.path not in slow
 
     items.sort(key=turn)
+    _restore_order(items)
+
+
+def _restore_order(items: list[pytest.Item]) -> None:
+    """Let tests of a file that go on from each other stand as they were written, at the places that the file has."""
+    ordered = [item for item in items if item.get_closest_marker("in_order") is not None]
+    places: dict[Path, list[int]] = {}
+    for place, item in enumerate(items):
+        if item.get_closest_marker("in_order") is not None:
+            places.setdefault(item.path, []).append(place)
+    for path, found in places.items():
+        for place, item in zip(found, sorted((it for it in ordered if it.path == path), key=_written), strict=True):
+            items[place] = item
+
+
+def _written(item: pytest.Item) -> tuple[int, str]:
+    return item.location[1] or 0, item.name
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -7,7 +7,8 @@ far the run is. What a status does not hold (terms of the loss, ranks, durations
 
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -55,6 +56,29 @@ _SITE_VALUES = (
 """Of runs on sites: as a coordinator names them, and where the status has them."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """A resource as its series need it: read once, because there may be thousands."""
+
+    labels: tuple[str, str]
+    spec: Mapping[str, Any]
+    status: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, resource: Mapping[str, Any]) -> Self:
+        metadata = _part(resource, "metadata")
+        labels = str(metadata.get("namespace") or ""), str(metadata.get("name") or "")
+        return cls(labels, _part(resource, "spec"), _part(resource, "status"))
+
+    @property
+    def phase(self) -> str:
+        return str(self.status.get("phase") or Phase.PENDING.value)
+
+    @property
+    def backend(self) -> str:
+        return str(self.spec.get("backend") or "")
+
+
 class RunMetrics(Collector):
     """Series of the resources."""
 
@@ -64,93 +88,83 @@ class RunMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield the series; a run has one series of its phase, the present one."""
-        found = list(self._resources())
+        found = [_Run.of(resource) for resource in self._resources()]
         yield from _phases(found)
         for value in _VALUES:
             yield _family(found, *value)
         restarts = CounterMetricFamily("sam3ft_job_restarts", "Counted restarts since the last retry.", labels=_JOB)
         lost = CounterMetricFamily("sam3ft_job_lost_seconds", "Seconds lost, by cause.", labels=(*_JOB, "cause"))
-        for resource in found:
-            restarts.add_metric(_labels(resource), _number(_at(resource, "status", "restarts"), is_time=False) or 0.0)
-            causes = _at(resource, "status", "goodput", "lostSeconds")
-            for cause, seconds in causes.items() if isinstance(causes, dict) else ():
-                lost.add_metric([*_labels(resource), str(cause)], _number(seconds, is_time=False) or 0.0)
+        for run in found:
+            restarts.add_metric(run.labels, _number(run.status.get("restarts")) or 0.0)
+            for cause, seconds in _part(_part(run.status, "goodput"), "lostSeconds").items():
+                lost.add_metric((*run.labels, str(cause)), _number(seconds) or 0.0)
         yield from (restarts, lost, _problems(found))
         yield from _on_sites(found)
 
 
-def _problems(found: list[Mapping[str, Any]]) -> Metric:
+def _problems(found: list[_Run]) -> Metric:
     family = GaugeMetricFamily(
         "sam3ft_job_problem", "1 for each condition that is not as it should be.", labels=(*_JOB, "type", "reason")
     )
-    for resource in found:
-        conditions = _at(resource, "status", "conditions")
+    for run in found:
+        conditions = run.status.get("conditions")
         for condition in conditions if isinstance(conditions, list) else ():
-            kind, word = str(_at(condition, "type") or ""), str(_at(condition, "status") or "")
-            if word in _BAD.get(kind, ()):
-                family.add_metric([*_labels(resource), kind, str(_at(condition, "reason") or "")], 1.0)
+            if not isinstance(condition, dict):
+                continue
+            kind = str(condition.get("type") or "")
+            if condition.get("status") in _BAD.get(kind, ()):
+                family.add_metric((*run.labels, kind, str(condition.get("reason") or "")), 1.0)
     return family
 
 
-def _phases(found: list[Mapping[str, Any]]) -> Iterator[Metric]:
-    tally: Tally[tuple[str, str]] = Tally()
+def _phases(found: list[_Run]) -> Iterator[Metric]:
+    tally = Tally((run.phase, run.backend) for run in found)
     phase = GaugeMetricFamily("sam3ft_job_phase", "1 for the present phase.", labels=(*_JOB, "phase"))
     info = GaugeMetricFamily("sam3ft_job_info", "Always 1; what the run is.", labels=(*_JOB, "backend", "task", "site"))
-    for resource in found:
-        word = str(_at(resource, "status", "phase") or Phase.PENDING.value)
-        backend = str(_at(resource, "spec", "backend") or "")
-        tally[word, backend] += 1
-        phase.add_metric([*_labels(resource), word], 1.0)
-        more = (str(_at(resource, "spec", *path) or "") for path in (("task",), ("slurm", "site")))
-        info.add_metric([*_labels(resource), backend, *more], 1.0)
+    for run in found:
+        phase.add_metric((*run.labels, run.phase), 1.0)
+        more = str(run.spec.get("task") or ""), str(_part(run.spec, "slurm").get("site") or "")
+        info.add_metric((*run.labels, run.backend, *more), 1.0)
     jobs = GaugeMetricFamily("sam3ft_jobs", "Resources, by phase and backend.", labels=("phase", "backend"))
     for labels, count in sorted(tally.items()):
-        jobs.add_metric(list(labels), count)
+        jobs.add_metric(labels, count)
     yield from (jobs, phase, info)
 
 
-def _labels(resource: Mapping[str, Any]) -> list[str]:
-    return [str(_at(resource, "metadata", "namespace") or ""), str(_at(resource, "metadata", "name") or "")]
-
-
-def _at(value: Any, *path: str) -> Any:
-    for name in path:
-        value = value.get(name) if isinstance(value, Mapping) else None
-    return value
-
-
-def _number(value: Any, *, is_time: bool) -> float | None:
-    if is_time:
-        return epoch_s(value)
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def _family(found: Iterable[Mapping[str, Any]], name: str, text: str, path: tuple[str, ...]) -> GaugeMetricFamily:
+def _family(found: Iterable[_Run], name: str, text: str, path: tuple[str, str]) -> GaugeMetricFamily:
     family = GaugeMetricFamily(name, text, labels=_JOB)
-    for resource in found:
-        number = _number(_at(resource, "status", *path), is_time=name.endswith("_timestamp_seconds"))
+    read = epoch_s if name.endswith("_timestamp_seconds") else _number
+    part, field = path
+    for run in found:
+        number = read(_part(run.status, part).get(field))
         if number is not None:
-            family.add_metric(_labels(resource), number)
+            family.add_metric(run.labels, number)
     return family
 
 
-def _on_sites(resources: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:
+def _on_sites(runs: Iterable[_Run]) -> Iterator[Metric]:
     """Yield the series of runs on sites until they are over, as a coordinator's end with its run."""
-    found = [
-        resource
-        for resource in resources
-        if _at(resource, "spec", "backend") == "slurm" and _at(resource, "status", "phase") not in _FINAL
-    ]
+    found = [run for run in runs if run.backend == "slurm" and run.phase not in _FINAL]
     if not found:
         return
     for value in _SITE_VALUES:
         yield _family(found, *value)
     loss = GaugeMetricFamily("sam3ft_train_loss", "Last finite loss.", labels=(*_JOB, "component"))
     best = GaugeMetricFamily("sam3ft_train_best_metric", "Best value of the metric.", labels=(*_JOB, "name"))
-    for resource in found:
-        status = _at(resource, "status")
-        if (number := _number(_at(status, "progress", "loss"), is_time=False)) is not None:
-            loss.add_metric([*_labels(resource), "total"], number)
-        if (number := _number(_at(status, "best", "value"), is_time=False)) is not None:
-            best.add_metric([*_labels(resource), str(_at(status, "best", "metric") or "")], number)
+    for run in found:
+        if (number := _number(_part(run.status, "progress").get("loss"))) is not None:
+            loss.add_metric((*run.labels, "total"), number)
+        told = _part(run.status, "best")
+        if (number := _number(told.get("value"))) is not None:
+            best.add_metric((*run.labels, str(told.get("metric") or "")), number)
     yield from (loss, best)
+
+
+def _part(value: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return an object within another; an empty one where there is none, whatever there is."""
+    part = value.get(name)
+    return part if isinstance(part, dict) else {}
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -50,14 +50,17 @@ display:flex;flex-direction:column}}
 .bar i{{display:block;height:14px}}
 table{{border-collapse:collapse;width:100%;font-size:12px}} td,th{{text-align:left;padding:3px 6px;
 border-bottom:1px solid #2c3235;font-weight:400}} th{{color:#6e9fff}} .none{{color:#8e8e99;margin:auto}}
-</style><h1>{title}<small>{description}</small></h1><div class="grid">{panels}</div>"""
+</style><h1>{title}<small>{description}</small></h1><div class="grid" data-height="{height}">{panels}</div>"""
 
 
 def board_page(board: Mapping[str, Any], ask: Ask) -> str:
     """Return a page with every panel of a dashboard where it stands."""
     panels = "".join(_panel(panel, ask) for panel in board["panels"])
     return _PAGE.format(
-        title=html.escape(board["title"]), description=html.escape(board.get("description", "")), panels=panels
+        title=html.escape(board["title"]),
+        description=html.escape(board.get("description", "")),
+        panels=panels,
+        height=90 + 38 * max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in board["panels"]),
     )
 
 

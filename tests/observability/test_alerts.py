@@ -2,27 +2,17 @@
 
 import re
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from alerts import ALERTS, RUNBOOK, rule_file
+from promtool import promtool
 from series_names import documented_metrics, metric_of
-from tools_here import need_tool
 
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
-
-
-def promtool(*words: str) -> str:
-    program = shutil.which("promtool")
-    if program is None:
-        need_tool("promtool is not installed; make components installs it")
-    done = subprocess.run([str(program), *words], capture_output=True, text=True, check=False, timeout=60)
-    assert 0 == done.returncode, done.stdout + done.stderr
-    return done.stdout
 
 
 @pytest.fixture

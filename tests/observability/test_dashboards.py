@@ -2,14 +2,17 @@
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from dashboards import DASHBOARDS
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
+from promtool import promtool
 from series_names import documented_metrics, metric_of, types
 
+DOCS = Path(__file__).parents[2] / "docs"
 ALL: dict[str, dict[str, Any]] = {name: json.loads(text) for name, text in (make() for make in DASHBOARDS)}
 PANELS = [
     pytest.param(name, panel, id=f"{name}: {panel['title']}")
@@ -97,6 +100,18 @@ def test_a_panel_asks_for_metrics_that_exist(name: str, panel: dict[str, Any]) -
 
     assert asked
     assert set() == asked - documented_metrics()
+
+
+def test_the_page_names_every_dashboard_and_its_example_is_a_configuration(tmp_path: Path) -> None:
+    page = (DOCS / "dashboards.md").read_text()
+    assert set(ALL) == {
+        Path(found).stem for found in re.findall(r"\(\.\./charts/sam3ft/files/dashboards/(\S+)\)", page)
+    }
+    assert {board["uid"] for board in ALL.values()} == set(re.findall(r"`/d/(\S+)`", page))
+    (example,) = re.findall(r"```yaml\n(scrape_configs:.*?)```", page, re.DOTALL)
+    (tmp_path / "prometheus.yaml").write_text(example)
+
+    assert "SUCCESS" in promtool("check", "config", str(tmp_path / "prometheus.yaml"))
 
 
 def test_every_metric_of_a_run_and_of_the_operator_has_a_panel_or_a_reason() -> None:

@@ -1,24 +1,28 @@
-"""A real Prometheus scrapes a real operator and real runs: every query of every panel has an answer."""
+"""A real Prometheus scrapes a real operator and real runs: every panel has an answer, and faults drive the alerts."""
 
 import json
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from agent_site import AgentSite
-from alerts import ALERTS, rule_file
+from alerts import ALERTS
 from control_plane import ControlPlane
 from coordinator_site import FakeCoordinator
 from dashboards import DASHBOARDS
 from draw import board_page
 from live_site import RECORDED, Live, LocalRun, begin_cluster_run, begin_site_run, recorded_gpu, relays
 from prometheus_server import PrometheusServer, Shown, has_data
-from slurm_site import SlurmSite
+from quick_rules import QUICK, quick_rules
+from slurm_fixtures import running_slurm
 from waiting import wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+from sam3ft_launch.kubernetes.kinds import FINETUNE
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.in_order]
 FROM_RECORDINGS = {"Use of the devices' peak (MFU)", "GPU memory, by rank"}
 """Panels that only a GPU fills."""
 FROM_TROUBLE = {"What is wrong now"}
@@ -26,7 +30,7 @@ FROM_TROUBLE = {"What is wrong now"}
 
 
 @pytest.fixture(scope="module")
-def observed(cluster: ControlPlane, slurm_site: SlurmSite, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def observed(cluster: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Two operators, a run on the cluster, one on a site, one that cannot start; and what has scraped them."""
     folder = tmp_path_factory.mktemp("observed")
     namespace = f"observed-{folder.name[-1]}"
@@ -34,7 +38,8 @@ def observed(cluster: ControlPlane, slurm_site: SlurmSite, tmp_path_factory: pyt
     run = LocalRun(folder / "local")
     try:
         with (
-            AgentSite(cluster, namespace, folder, slurm_site, is_real=True) as site,
+            running_slurm() as slurm,
+            AgentSite(cluster, namespace, folder, slurm, is_real=True) as site,
             FakeCoordinator(relays(run.port)) as coordinator,
             recorded_gpu() as recorded,
         ):
@@ -42,13 +47,12 @@ def observed(cluster: ControlPlane, slurm_site: SlurmSite, tmp_path_factory: pyt
             site.operator().wait_until_ready()
             live = Live(site, run, coordinator, [])
             targets = [*live.targets(), recorded]
-            with PrometheusServer(folder / "prometheus", targets, rules=rule_file()) as server:
+            with PrometheusServer(folder / "prometheus", targets, rules=quick_rules()) as server:
                 site.agent()
                 begin_site_run(site, folder)
                 live.workers = begin_cluster_run(site, run, coordinator)
-                site.apply("stuck", workers={"nodes": 1, "nodeSelector": {"none": "such"}})
-                [check] = site.wait_for_pods(site.resource("stuck")["metadata"]["uid"], role="preflight", count=1)
-                site.end_pod(check, message=json.dumps({"code": 0, "reason": "Succeeded"}))
+                stuck = site.apply("stuck", workers={"nodes": 1, "nodeSelector": {"none": "such"}})
+                site.pass_check(stuck["metadata"]["uid"])
                 site.wait_for_condition("stuck", "Scheduled", "False", within_s=60)
                 wait_for("the runs train", lambda: _trains(site, "blood") and _trains(site, "leaves"), within_s=200)
                 query = f'count_over_time(sam3ft_train_eval_metric{{namespace="{namespace}"}}[1m]) > 20'
@@ -57,6 +61,11 @@ def observed(cluster: ControlPlane, slurm_site: SlurmSite, tmp_path_factory: pyt
             site.close()
     finally:
         run.end()
+
+
+def _fires(server: PrometheusServer, name: str, *, run: str = "") -> bool:
+    alert = server.firing().get(f"Sam3ft{name}")
+    return alert is not None and run in ("", alert["labels"].get("job_name"))
 
 
 def _trains(site: AgentSite, name: str) -> bool:
@@ -153,3 +162,62 @@ def test_all_choices_above_a_dashboard_have_values(observed: tuple[Live, Prometh
             selector, label = str(variable["query"]).removeprefix("label_values(").removesuffix(")").rsplit(", ", 1)
             found = server.now(Shown({"namespace": live.site.namespace}).expression(selector))
             assert {series["metric"].get(label) for series in found} - {None, ""}
+
+
+# --- faults, each of which is mended again; in the order in which they stand -----------------------------------------
+
+
+def test_nothing_fires_but_for_the_run_that_cannot_start(observed: tuple[Live, PrometheusServer]) -> None:
+    server = observed[1]
+    wait_for("RunUnschedulable fires", lambda: _fires(server, "RunUnschedulable", run="stuck"), within_s=60)
+    firing = {name for name in server.firing() if name in QUICK}
+
+    assert {"Sam3ftRunUnschedulable"} == firing
+
+
+def test_a_scheduler_that_is_away_and_comes_back(observed: tuple[Live, PrometheusServer]) -> None:
+    live, server = observed
+    live.site.slurm.controller.stop()
+    wait_for("SchedulerUnreachable fires", lambda: _fires(server, "SchedulerUnreachable", run="leaves"), within_s=180)
+    live.site.slurm.controller.start()
+    wait_for("and stops", lambda: not _fires(server, "SchedulerUnreachable"), within_s=180)
+
+
+def test_trainers_that_stand_still_and_go_on(observed: tuple[Live, PrometheusServer]) -> None:
+    live, server = observed
+    live.run.signal_trainers(signal.SIGSTOP)
+    wait_for("TrainingStalled fires", lambda: _fires(server, "TrainingStalled", run="blood"), within_s=120)
+    wait_for("CheckpointStale fires", lambda: _fires(server, "CheckpointStale", run="blood"), within_s=120)
+    live.run.signal_trainers(signal.SIGCONT)
+    wait_for(
+        "both stop",
+        lambda: not _fires(server, "TrainingStalled") and not _fires(server, "CheckpointStale"),
+        within_s=120,
+    )
+
+
+def test_an_agent_that_is_killed_and_started_again(observed: tuple[Live, PrometheusServer]) -> None:
+    live, server = observed
+    live.site.agents[-1].kill()
+    wait_for("BridgeLost fires", lambda: _fires(server, "BridgeLost", run="leaves"), within_s=300)
+    live.site.agent()
+    wait_for("and stops", lambda: not _fires(server, "BridgeLost"), within_s=180)
+
+
+def test_a_run_that_fails_again_and_again(observed: tuple[Live, PrometheusServer]) -> None:
+    live, server = observed
+    site = live.site
+    uid, _ = site.begin("loops", workers={"nodes": 1})
+    for attempt in (1, 2, 3):
+        [worker] = site.wait_for_workers(uid, attempt, count=1)
+        site.end_pod(worker, code=137)
+    wait_for("RestartLoop fires", lambda: _fires(server, "RestartLoop", run="loops"), within_s=120)
+    site.api.delete(FINETUNE, site.namespace, "loops")
+    wait_for("and stops", lambda: not _fires(server, "RestartLoop"), within_s=120)
+
+
+def test_operators_that_are_gone(observed: tuple[Live, PrometheusServer]) -> None:
+    live, server = observed
+    for process in live.site.processes:
+        process.kill()
+    wait_for("NoLeader fires", lambda: _fires(server, "NoLeader"), within_s=60)
