@@ -75,7 +75,7 @@ def timed(act: Callable[[], object], rounds: int, *, scale: float) -> list[float
 def step_updates() -> Callable[[], None]:
     """Return what the trainer does for its metrics, of many steps; files are written as often as in a run."""
     folder = Path(tempfile.mkdtemp(prefix="bench-metrics-"))
-    reporter = RunReporter(folder, attempt=1, tensorboard=False, echo=False)
+    reporter = RunReporter(folder, run="bench", attempt=1, tensorboard=False, echo=False)
     pace, meter = Pace(), Meter(device=torch.device("cpu"))
     reporter.progress(state="training", force=True)
 

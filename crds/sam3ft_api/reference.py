@@ -3,6 +3,7 @@
 A test compares the pages with what this module writes, so that the documentation cannot drift from the contract.
 """
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from sam3ft_api import messages
+from sam3ft_api import log_lines, messages
 from sam3ft_api.crd import COLUMNS, FROZEN, MUTABLE, RESTING
 from sam3ft_api.exit_codes import EXIT_RULES
 from sam3ft_api.problems import allowed
@@ -27,7 +28,12 @@ _GENERATED = (
 
 def pages() -> dict[str, str]:
     """Return the text of every generated page by its file name."""
-    return {"spec.md": spec_page(), "api.md": api_page(), "exit-codes.md": exit_codes_page()}
+    return {
+        "spec.md": spec_page(),
+        "api.md": api_page(),
+        "exit-codes.md": exit_codes_page(),
+        "log-lines.schema.json": json.dumps(log_lines.schema(), indent=1) + "\n",
+    }
 
 
 def spec_page() -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from agent_site import AgentSite
 from alerts import ALERTS
@@ -20,6 +21,7 @@ from quick_rules import QUICK, quick_rules
 from slurm_fixtures import running_slurm
 from waiting import wait_for
 
+from sam3ft_api.log_lines import schema
 from sam3ft_launch.kubernetes.kinds import FINETUNE
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.in_order]
@@ -164,6 +166,15 @@ def test_all_choices_above_a_dashboard_have_values(observed: tuple[Live, Prometh
             assert {series["metric"].get(label) for series in found} - {None, ""}
 
 
+def test_every_line_of_the_log_has_the_documented_form(observed: tuple[Live, PrometheusServer]) -> None:
+    work = observed[0].run.work
+    lines = [json.loads(line) for line in (work / "events.jsonl").read_text().splitlines()]
+    validator = jsonschema.Draft202012Validator(schema())
+
+    assert {"started", "train_interval", "evaluation", "checkpoint_committed"} <= {line["event"] for line in lines}
+    assert [] == [(line["event"], error.message) for line in lines for error in validator.iter_errors(line)]
+
+
 # --- faults, each of which is mended again; in the order in which they stand -----------------------------------------
 
 
@@ -207,13 +218,20 @@ def test_an_agent_that_is_killed_and_started_again(observed: tuple[Live, Prometh
 def test_a_run_that_fails_again_and_again(observed: tuple[Live, PrometheusServer]) -> None:
     live, server = observed
     site = live.site
-    uid, _ = site.begin("loops", workers={"nodes": 1})
-    for attempt in (1, 2, 3):
-        [worker] = site.wait_for_workers(uid, attempt, count=1)
-        site.end_pod(worker, code=137)
+    uid, [worker] = site.begin("loops", workers={"nodes": 1})
+    for number in (1, 2, 3):
+        dead = worker["metadata"]["uid"]
+        site.tell(worker, exit_code="137", reason="OOMKilled")
+        if number < 3:
+            worker = wait_for("its follower", lambda: _follower(site, uid, dead), within_s=200)  # noqa: B023 - asked now
     wait_for("RestartLoop fires", lambda: _fires(server, "RestartLoop", run="loops"), within_s=120)
     site.api.delete(FINETUNE, site.namespace, "loops")
     wait_for("and stops", lambda: not _fires(server, "RestartLoop"), within_s=120)
+
+
+def _follower(site: AgentSite, uid: str, dead: str) -> dict[str, Any] | None:
+    running = site.workers_of(uid, 1)
+    return next((pod for pod in running if pod["metadata"]["uid"] != dead), None)
 
 
 def test_operators_that_are_gone(observed: tuple[Live, PrometheusServer]) -> None:

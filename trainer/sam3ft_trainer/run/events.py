@@ -59,11 +59,12 @@ class Silent:
 class RunReporter:
     """Appends events to `events.jsonl` and standard output, keeps `progress.json`, writes TensorBoard scalars."""
 
-    def __init__(self, work_dir: Path, *, attempt: int, tensorboard: bool, echo: bool = True) -> None:
+    def __init__(self, work_dir: Path, *, run: str, attempt: int, tensorboard: bool, echo: bool = True) -> None:
         """Open the files of this attempt.
 
         Args:
             work_dir: existing folder of the run on this node.
+            run: name put into every event.
             attempt: number put into every event.
             tensorboard: also write TensorBoard scalars under `work_dir/tensorboard`.
             echo: also print events to standard output, one JSON object a line.
@@ -72,13 +73,13 @@ class RunReporter:
         self._progress_path = work_dir / PROGRESS_FILE
         self._progress: dict[str, Any] = {"state": "loading"}
         self._written = 0.0
-        self._attempt = attempt
+        self._head = {"run": run, "attempt": attempt}
         self._echo = echo
         self._board = _open_board(work_dir / "tensorboard") if tensorboard else None
 
     def event(self, name: str, **fields: Any) -> None:
-        """Append one line; values that JSON cannot hold as numbers (NaN, infinities) become null."""
-        record = {"ts": round(time.time(), 3), "event": name, "attempt": self._attempt, **_clean(fields)}
+        """Append one line (`sam3ft_api.log_lines`); numbers that JSON does not have (NaN, infinities) become null."""
+        record = {"ts": round(time.time(), 3), "event": name, **self._head, **_clean(fields)}
         line = json.dumps(record)
         self._log.write(line + "\n")
         if self._echo:

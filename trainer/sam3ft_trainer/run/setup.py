@@ -102,7 +102,12 @@ def refuse_different_weights(group: Group, digest: str, *, uri: str) -> None:
 def _open_reporter(config: TrainingConfig, environment: WorkerEnvironment) -> Reporter:
     if environment.rank != 0:
         return Silent()
-    return RunReporter(environment.work_dir, attempt=environment.attempt, tensorboard=config.runtime.tensorboard)
+    return RunReporter(
+        environment.work_dir,
+        run=config.identity.name,
+        attempt=environment.attempt,
+        tensorboard=config.runtime.tensorboard,
+    )
 
 
 def _open_watchdog(config: TrainingConfig, environment: WorkerEnvironment, last_word: LastWord) -> Watchdog:
