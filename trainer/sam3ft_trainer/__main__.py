@@ -15,6 +15,7 @@ VERBS = {
     "train": "train in this process from Hydra overrides, without a launcher",
     "eval": "score an exported model folder or the newest commit on a split",
     "export": "write the model of a commit as a Hugging Face folder",
+    "report": "write one page about a run from what lies in its work folder",
     "doctor": "say what this machine has for training, or what a store can do",
     "tails": "print the last lines of ranks that failed, kept beside a run's checkpoints",
     "keep": "keep what runs on a SLURM site say beside their checkpoints; agents start it",

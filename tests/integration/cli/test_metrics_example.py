@@ -1,5 +1,6 @@
 """The example of docs/metrics.md, executed with the real trainer: what is scraped is what the run says of itself."""
 
+import json
 import os
 import re
 import subprocess
@@ -80,6 +81,10 @@ def test_the_example_shows_what_the_real_trainer_says(shell: Shell) -> None:
     check(found, before, after)
     (sample,) = re.findall(r"```text\n(.*?)```", PAGE, re.DOTALL)
     assert set(scraped(sample)) <= set(found)
+    assert "report.html" in json.loads(shell("sam3ft report blood-cells --to report.html -o json"))["report"]
+    page = (shell.folder / "report.html").read_text()
+    for title in ("Loss", "Gradient norm", "Images per second", "Where the time goes"):
+        assert f"<h3>{title}</h3>" in page
 
 
 def check(found: Samples, before: Progress | None, after: Progress | None) -> None:

@@ -39,14 +39,19 @@ _DATASETS = TypeAdapter(dict[str, DatasetReport])
 M = TypeVar("M", bound=BaseModel)
 
 
-def build_report(work_dir: Path, out: Path) -> None:
+def build_report(work_dir: Path, out: Path, *, config: Path | None = None) -> None:
     """Write the report of a work folder to `out`, replacing it in one step.
+
+    Args:
+        work_dir: of the run.
+        out: the page.
+        config: where the run's settings lie, if not in the work folder.
 
     Raises:
         pydantic.ValidationError: one of the files is JSON of another form.
         OSError: `out` cannot be written.
     """
-    write_atomically(out, render(collect(work_dir)))
+    write_atomically(out, render(collect(work_dir, config=config)))
 
 
 def save_pictures(work_dir: Path, dataset: CocoDataset, truth: Truth, scores: SplitScores, *, threshold: float) -> None:
@@ -59,11 +64,11 @@ def save_pictures(work_dir: Path, dataset: CocoDataset, truth: Truth, scores: Sp
     write_atomically(work_dir / PICTURES, made.model_dump_json())
 
 
-def collect(work_dir: Path) -> ReportInput:
-    """Return what the files of a work folder tell."""
+def collect(work_dir: Path, *, config: Path | None = None) -> ReportInput:
+    """Return what the files of a work folder tell; `config` is where the settings lie, if not there."""
     dataset = work_dir / DATASET
     return ReportInput(
-        config=_read(work_dir / CONFIG, TrainingConfig),
+        config=_read(config or work_dir / CONFIG, TrainingConfig),
         history=read_history(work_dir / EVENTS),
         datasets=_DATASETS.validate_json(dataset.read_bytes()) if dataset.is_file() else {},
         scores=_read(work_dir / SCORES, FinalScores),

@@ -31,6 +31,14 @@ METRICS: Mapping[str, str] = {
 }
 """Every metric that is shown, and how the table names it."""
 _LOWER_IS_BETTER = frozenset({"fp_absent_rate"})
+_SPANS = {
+    "data": "wait for images",
+    "agree": "wait for others",
+    "forward": "forward",
+    "backward": "backward",
+    "checkpoint": "checkpoint",
+}
+"""Parts of a step that the report shows, and their names there."""
 _TERMS = ("loss_ce", "loss_bbox", "loss_giou", "presence_loss", "loss_mask")
 
 
@@ -254,7 +262,15 @@ def _class_line(row: ClassRow, before: ClassRow | None, trained: int | None, kin
 
 def charts(report: ReportInput) -> list[Chart]:
     """Return the curves that have anything to show."""
-    found = [_loss_chart(report), _metric_chart(report), _terms_chart(report), _rate_chart(report)]
+    found = [
+        _loss_chart(report),
+        _metric_chart(report),
+        _terms_chart(report),
+        _rate_chart(report),
+        _norm_chart(report),
+        _speed_chart(report),
+        _time_chart(report),
+    ]
     return [chart for chart in found if chart.svg]
 
 
@@ -303,6 +319,29 @@ def _rate_chart(report: ReportInput) -> Chart:
     intervals = report.history.intervals
     series = [Series("learning rate", [item.step for item in intervals], _column(intervals, "lr"))]
     return Chart("Learning rate", "Of the transformer's group", curve(series))
+
+
+def _norm_chart(report: ReportInput) -> Chart:
+    intervals = report.history.intervals
+    series = [Series("norm", [item.step for item in intervals], _column(intervals, "grad_norm"))]
+    return Chart("Gradient norm", "Before clipping", curve(series, log=True))
+
+
+def _speed_chart(report: ReportInput) -> Chart:
+    intervals = report.history.intervals
+    series = [Series("images/s", [item.step for item in intervals], _column(intervals, "images_per_s"))]
+    return Chart("Images per second", "All processes together, over each interval", curve(series))
+
+
+def _time_chart(report: ReportInput) -> Chart:
+    """Shares of each interval's measured time; `agree` is the wait for the slowest process."""
+    intervals = [item for item in report.history.intervals if sum(item.spans.values()) > 0]
+    steps = [item.step for item in intervals]
+    series = [
+        Series(label, steps, smoothed([item.spans.get(name, 0.0) / sum(item.spans.values()) for item in intervals]))
+        for name, label in _SPANS.items()
+    ]
+    return Chart("Where the time goes", "Shares of rank 0's time, smoothed", curve(series, percent=True))
 
 
 def findings(report: ReportInput) -> list[Finding]:
