@@ -81,6 +81,7 @@ def step_updates() -> Callable[[], None]:
 
     def act() -> None:
         for step in range(STEPS):
+            meter.ask_step(8)
             meter.end_step()
             pace.count_step(8)
             reporter.progress(
@@ -95,6 +96,7 @@ def step_updates() -> Callable[[], None]:
                 skipped_steps=0,
                 world_size=1,
                 last_step_unix_s=time.time(),
+                figures=meter.newest(),
             )
 
     return act
@@ -146,7 +148,7 @@ def _trained(ranks: int) -> tuple[Rounds, Counts]:
             save_s=1.0,
             save_bytes=1,
             ranks=tuple(
-                RankFigures(rank=rank, data_s=0.1, peers_s=0.1, compute_s=0.1, device_bytes=1, resident_bytes=1)
+                RankFigures(rank=rank, data_s=0.1, peers_s=0.1, forward_s=0.1, device_bytes=1, resident_bytes=1)
                 for rank in range(min(ranks, limits.MAX_RANKS_SHOWN))
             ),
         ),

@@ -50,8 +50,11 @@ the newest commit. Without it nothing is cached."""
 PROGRESS_FILE = "progress.json"
 """Name, inside the work folder, of the file in which rank 0 keeps its `Progress`."""
 
-STEP_BOUNDS_S = (0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 30.0, 60.0)
-"""Upper bounds of the intervals by which steps are counted, s; neighbours are at most a factor of two apart."""
+STEP_BOUNDS_S = (
+    *(0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5),
+    *(2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0),
+)
+"""Upper bounds of the intervals by which steps are counted, s; neighbours are at most a factor of 2.5 apart."""
 
 
 def _keep_start(value: Any) -> Any:
@@ -157,15 +160,16 @@ class RankFigures(_Message):
         rank: global rank.
         data_s: waited for its images.
         peers_s: waited for the slowest rank before the step; a rank for which others wait has little of it.
-        compute_s: forward, backward and update. With CUDA, the host's share, in which kernels are queued.
+        forward_s: forward passes and losses, in which no rank waits for another. With CUDA, the host's share, in
+            which kernels are queued.
         device_bytes: most memory that tensors held on its device during the interval; None on the CPU.
         resident_bytes: memory of its process on the host.
     """
 
-    rank: Annotated[int, Field(ge=0, lt=limits.MAX_WORLD_SIZE)]
+    rank: Annotated[int, Field(ge=0, lt=limits.MAX_RANKS_SHOWN)]
     data_s: Measure = None
     peers_s: Measure = None
-    compute_s: Measure = None
+    forward_s: Measure = None
     device_bytes: int | None = None
     resident_bytes: int | None = None
 
@@ -178,8 +182,10 @@ class StepFigures(_Message):
         losses: terms of that step's loss at the last layer, before their weights, by name; all ranks together.
         scores: how right the model was on that step's images, by name, 0..1.
         steps: how long steps took.
-        data_wait_s: seconds in which training waited for images, each interval's by the rank that waited longest.
-        flops_share: FLOPs of the model, none counted twice, over the peak of all devices; None where no peak is known.
+        data_wait_s: seconds in which training waited for images, each interval's by the rank that waited longest. With
+            CUDA the host waits, and the device may still be at work on what was asked of it before.
+        flops_share: FLOPs of the steps, none counted twice, over what all devices could have done meanwhile at their
+            peak; None where that is not known.
         save_s: from the copy of the state to the newest commit that this process has made.
         save_bytes: of that commit.
         ranks: the first `limits.MAX_RANKS_SHOWN`.

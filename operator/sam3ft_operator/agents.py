@@ -16,6 +16,8 @@ from sam3ft_operator.observed import AgentView
 
 LOOK_S = 15.0
 """Between two looks at one Lease, however many runs ask."""
+SHOWN_S = 120.0
+"""A site that no run has asked for for so long is no longer shown."""
 FORGET_S = 3600.0
 """A site that no run has asked for for so long is forgotten."""
 
@@ -68,11 +70,17 @@ class Agents:
             return AgentView(max(0.0, now_s - known.changed_s)) if known.version else None
 
     def silences(self) -> dict[tuple[str, ...], float]:
-        """Return for how many seconds the agent of each namespace and site has been silent; without those unknown."""
+        """Return for how many seconds each site's agent had been silent when its Lease was last looked at.
+
+        Of sites that a run has asked for within `SHOWN_S`: nobody looks at the others, so nothing is known of them.
+        """
         now_s = self._clock()
         with self._lock:
-            known = {place: seen.changed_s for place, seen in self._seen.items() if seen.version not in ("", _UNKNOWN)}
-        return {place: max(0.0, now_s - changed_s) for place, changed_s in known.items()}
+            return {
+                place: max(0.0, seen.looked_s - seen.changed_s)
+                for place, seen in self._seen.items()
+                if seen.version not in ("", _UNKNOWN) and now_s - seen.asked_s <= SHOWN_S
+            }
 
     def _look(self, place: tuple[str, str], now_s: float) -> None:
         namespace, site = place

@@ -17,7 +17,6 @@ from sam3ft_api.status import ConditionType, Phase
 from sam3ft_operator.views import epoch_s
 
 _JOB = ("namespace", "job_name")
-_FINAL = frozenset(phase.value for phase in Phase if phase.is_final)
 
 _BAD: Mapping[str, tuple[str, ...]] = {
     ConditionType.ACCEPTED: ("False",),
@@ -31,8 +30,6 @@ _BAD: Mapping[str, tuple[str, ...]] = {
 
 _VALUES = (
     ("sam3ft_job_progress_ratio", "Finished over planned optimizer steps.", ("progress", "ratio")),
-    ("sam3ft_job_eta_seconds", "Estimated seconds to the end.", ("progress", "etaSeconds")),
-    ("sam3ft_job_images_per_second", "Images per second, all workers.", ("progress", "imagesPerSecond")),
     ("sam3ft_job_last_step_timestamp_seconds", "When the last step finished.", ("progress", "lastStepTime")),
     ("sam3ft_job_checkpoint_timestamp_seconds", "When the newest commit was made.", ("checkpoint", "time")),
     ("sam3ft_job_goodput_ratio", "Kept training time over all time since the start.", ("goodput", "ratio")),
@@ -41,6 +38,11 @@ _VALUES = (
     ("sam3ft_job_processes", "Processes that take part now, one for each GPU.", ("workers", "world")),
 )
 
+_RUNNING_VALUES = (
+    ("sam3ft_job_eta_seconds", "Estimated seconds to the end.", ("progress", "etaSeconds")),
+    ("sam3ft_job_images_per_second", "Images per second, all workers.", ("progress", "imagesPerSecond")),
+)
+"""A status keeps its newest figures; of a run that waits or is over these say nothing."""
 _SITE_VALUES = (
     ("sam3ft_train_step", "Finished optimizer steps.", ("progress", "step")),
     ("sam3ft_train_planned_steps", "Optimizer steps of the whole run.", ("progress", "totalSteps")),
@@ -92,6 +94,9 @@ class RunMetrics(Collector):
         yield from _phases(found)
         for value in _VALUES:
             yield _family(found, *value)
+        running = [run for run in found if run.phase == Phase.RUNNING]
+        for value in _RUNNING_VALUES:
+            yield _family(running, *value)
         restarts = CounterMetricFamily("sam3ft_job_restarts", "Counted restarts since the last retry.", labels=_JOB)
         lost = CounterMetricFamily("sam3ft_job_lost_seconds", "Seconds lost, by cause.", labels=(*_JOB, "cause"))
         for run in found:
@@ -99,7 +104,7 @@ class RunMetrics(Collector):
             for cause, seconds in _part(_part(run.status, "goodput"), "lostSeconds").items():
                 lost.add_metric((*run.labels, str(cause)), _number(seconds) or 0.0)
         yield from (restarts, lost, _problems(found))
-        yield from _on_sites(found)
+        yield from _on_sites(running)
 
 
 def _problems(found: list[_Run]) -> Metric:
@@ -142,9 +147,9 @@ def _family(found: Iterable[_Run], name: str, text: str, path: tuple[str, str]) 
     return family
 
 
-def _on_sites(runs: Iterable[_Run]) -> Iterator[Metric]:
-    """Yield the series of runs on sites until they are over, as a coordinator's end with its run."""
-    found = [run for run in runs if run.backend == "slurm" and run.phase not in _FINAL]
+def _on_sites(running: Iterable[_Run]) -> Iterator[Metric]:
+    """Yield the series of runs on sites while they run, as a coordinator's are there while its run trains."""
+    found = [run for run in running if run.backend == "slurm"]
     if not found:
         return
     for value in _SITE_VALUES:

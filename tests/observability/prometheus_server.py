@@ -126,10 +126,9 @@ class PrometheusServer:
         """Return what is known of each target, by the name of its scrape job."""
         return {target["labels"]["job"]: target for target in self._ask("targets")["activeTargets"]}
 
-    def firing(self) -> dict[str, dict[str, Any]]:
-        """Return the alerts that fire, by name; of several of one name the last."""
-        alerts = self._ask("alerts")["alerts"]
-        return {alert["labels"]["alertname"]: alert for alert in alerts if alert["state"] == "firing"}
+    def firing(self) -> list[dict[str, str]]:
+        """Return the labels of the alerts that fire."""
+        return [alert["labels"] for alert in self._ask("alerts")["alerts"] if alert["state"] == "firing"]
 
 
 def has_data(result: Sequence[Mapping[str, Any]]) -> bool:

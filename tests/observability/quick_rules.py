@@ -25,6 +25,7 @@ def quick_rules() -> str:
     for rule in (rule for group in rules["groups"] for rule in group["rules"] if rule["alert"] in QUICK):
         rule["for"] = _quick(rule["for"])
         rule["expr"] = re.sub(r"\[(\d+[mh])\]", lambda found: f"[{_quick(found[1])}]", rule["expr"])
+        rule["expr"] = re.sub(r"offset (\d+[mh])", lambda found: f"offset {_quick(found[1])}", rule["expr"])
         rule["expr"] = re.sub(r"> (900|3600)\b", lambda found: f"> {int(found[1]) // 60}", rule["expr"])
     return str(yaml.safe_dump(rules))
 

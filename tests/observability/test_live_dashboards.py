@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from slurm_fixtures import running_slurm
 from waiting import wait_for
 
 from sam3ft_api.log_lines import schema
+from sam3ft_launch.kubernetes import kinds
 from sam3ft_launch.kubernetes.kinds import FINETUNE
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.in_order]
@@ -66,8 +68,9 @@ def observed(cluster: ControlPlane, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def _fires(server: PrometheusServer, name: str, *, run: str = "") -> bool:
-    alert = server.firing().get(f"Sam3ft{name}")
-    return alert is not None and run in ("", alert["labels"].get("job_name"))
+    return any(
+        labels["alertname"] == f"Sam3ft{name}" and run in ("", labels.get("job_name")) for labels in server.firing()
+    )
 
 
 def _trains(site: AgentSite, name: str) -> bool:
@@ -181,9 +184,10 @@ def test_every_line_of_the_log_has_the_documented_form(observed: tuple[Live, Pro
 def test_nothing_fires_but_for_the_run_that_cannot_start(observed: tuple[Live, PrometheusServer]) -> None:
     server = observed[1]
     wait_for("RunUnschedulable fires", lambda: _fires(server, "RunUnschedulable", run="stuck"), within_s=60)
-    firing = {name for name in server.firing() if name in QUICK}
+    # A site's run tells its steps twice a minute, which is seldom where a minute stands for an hour.
+    others = [labels for labels in server.firing() if labels.get("job_name") not in ("stuck", "leaves")]
 
-    assert {"Sam3ftRunUnschedulable"} == firing
+    assert [] == [labels for labels in others if labels["alertname"] in QUICK]
 
 
 def test_a_scheduler_that_is_away_and_comes_back(observed: tuple[Live, PrometheusServer]) -> None:
@@ -202,7 +206,7 @@ def test_trainers_that_stand_still_and_go_on(observed: tuple[Live, PrometheusSer
     live.run.signal_trainers(signal.SIGCONT)
     wait_for(
         "both stop",
-        lambda: not _fires(server, "TrainingStalled") and not _fires(server, "CheckpointStale"),
+        lambda: not any(_fires(server, name, run="blood") for name in ("TrainingStalled", "CheckpointStale")),
         within_s=120,
     )
 
@@ -218,20 +222,20 @@ def test_an_agent_that_is_killed_and_started_again(observed: tuple[Live, Prometh
 def test_a_run_that_fails_again_and_again(observed: tuple[Live, PrometheusServer]) -> None:
     live, server = observed
     site = live.site
-    uid, [worker] = site.begin("loops", workers={"nodes": 1})
-    for number in (1, 2, 3):
-        dead = worker["metadata"]["uid"]
-        site.tell(worker, exit_code="137", reason="OOMKilled")
-        if number < 3:
-            worker = wait_for("its follower", lambda: _follower(site, uid, dead), within_s=200)  # noqa: B023 - asked now
+    uid, _ = site.begin("loops", workers={"nodes": 1})
+    wait_for("three restarts", lambda: _restarts(site, uid) >= 3, within_s=300)
     wait_for("RestartLoop fires", lambda: _fires(server, "RestartLoop", run="loops"), within_s=120)
     site.api.delete(FINETUNE, site.namespace, "loops")
     wait_for("and stops", lambda: not _fires(server, "RestartLoop"), within_s=120)
 
 
-def _follower(site: AgentSite, uid: str, dead: str) -> dict[str, Any] | None:
-    running = site.workers_of(uid, 1)
-    return next((pod for pod in running if pod["metadata"]["uid"] != dead), None)
+def _restarts(site: AgentSite, uid: str) -> int:
+    """Let every worker that runs end for want of memory, and return how many restarts are counted so far."""
+    for pod in site.children(kinds.POD, uid, role="worker"):
+        if pod["status"].get("phase") == "Running":
+            site.tell(pod, exit_code="137", reason="OOMKilled")
+    time.sleep(0.5)
+    return int(site.resource("loops").get("status", {}).get("restarts", 0))
 
 
 def test_operators_that_are_gone(observed: tuple[Live, PrometheusServer]) -> None:

@@ -16,6 +16,15 @@ _RUNS = 'on (namespace, job_name) sam3ft_job_phase{phase="Running"} == 1'
 """While a run is in phase Running; both programs' series of a run have these labels."""
 
 
+def _running_since(span: str) -> str:
+    """Return a condition on a run's expression: it is in phase Running, and was so long ago.
+
+    A run that comes back from a pause has old figures until its first step.
+    """
+    running = 'sam3ft_job_phase{phase="Running"}'
+    return f"{_RUNS} and on (namespace, job_name) {running} offset {span} == 1"
+
+
 def _run(metric: str) -> str:
     """Return one series for each run: every replica of the operator shows what a status holds."""
     return f"max by (namespace, job_name) ({metric})"
@@ -55,7 +64,8 @@ class Alert:
 ALERTS = (
     Alert(
         "TrainingStalled",
-        f"time() - {_run('sam3ft_job_last_step_timestamp_seconds')} > 900 and {_RUNS}",
+        f"time() - {_run('sam3ft_job_last_step_timestamp_seconds')} > 900 and {_running_since('15m')} "
+        'unless on (namespace, job_name) sam3ft_train_state{state=~"evaluating|exporting"} == 1',
         "1m",
         "critical",
         _RUN + " is Running and has finished no step for {{ $value | humanizeDuration }}.",
@@ -69,7 +79,7 @@ ALERTS = (
     ),
     Alert(
         "CheckpointStale",
-        f"time() - {_run('sam3ft_job_checkpoint_timestamp_seconds')} > 3600 and {_RUNS}",
+        f"time() - {_run('sam3ft_job_checkpoint_timestamp_seconds')} > 3600 and {_running_since('1h')}",
         "5m",
         "warning",
         _RUN + " would lose {{ $value | humanizeDuration }} of training: its newest checkpoint is that old.",
@@ -104,8 +114,8 @@ ALERTS = (
     ),
     Alert(
         "DataWaitHigh",
-        f"{_run('rate(sam3ft_train_data_wait_seconds_total[15m])')} "
-        f"/ {_run('rate(sam3ft_train_step_duration_seconds_sum[15m])')} > 0.25",
+        "sum by (namespace, job_name) (rate(sam3ft_train_data_wait_seconds_total[15m])) "
+        "/ sum by (namespace, job_name) (rate(sam3ft_train_step_duration_seconds_sum[15m])) > 0.25",
         "15m",
         "info",
         _RUN + " waits for images for {{ $value | humanizePercentage }} of its steps' time.",

@@ -6,7 +6,7 @@ from sam3ft_api import limits
 from sam3ft_api.worker import Progress
 from sam3ft_launch.coordinator.events import Departed, Departure, Event, Formed, Joined, Refusal, RoundCause
 
-_BEFORE_TRAINING = frozenset({"checking", "loading"})
+BEFORE_TRAINING = frozenset({"checking", "loading"})
 """States of a trainer whose step is not yet that of the commit it goes on from."""
 
 
@@ -64,13 +64,13 @@ class Counts:
             now_unix_s: seconds since the epoch.
         """
         before, self._before = self._before, progress
-        if progress.state in _BEFORE_TRAINING or not 0 <= progress.step <= limits.MAX_STEP:
+        if progress.state in BEFORE_TRAINING or not 0 <= progress.step <= limits.MAX_STEP:
             return
         commit = progress.checkpoint_step if progress.checkpoint_step is not None else -1
         if self._first_step is None:
             self._first_step = progress.step
         if before is not None:
-            goes_on = before.state not in _BEFORE_TRAINING and 0 <= before.step <= progress.step
+            goes_on = before.state not in BEFORE_TRAINING and 0 <= before.step <= progress.step
             self.steps += progress.step - (before.step if goes_on else min(max(commit, 0), progress.step))
         if self._newest_commit < commit <= limits.MAX_STEP:
             # A commit from before the first step that was seen is of an unknown age.

@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 
 from sam3ft_api.exit_codes import EXIT_RULES, ExitCode
 from sam3ft_api.worker import STEP_BOUNDS_S, Progress, RankFigures, StepFigures, StepTimes
-from sam3ft_launch.coordinator.counts import Counts
+from sam3ft_launch.coordinator.counts import BEFORE_TRAINING, Counts
 from sam3ft_launch.coordinator.roster import NodeState
 from sam3ft_launch.coordinator.rounds import Rounds
 from sam3ft_launch.coordinator.view import RUN_STATES, run_state
@@ -68,7 +68,7 @@ _RANKS: tuple[tuple[str, str, Callable[[RankFigures], float | None]], ...] = (
 _PARTS: tuple[tuple[str, Callable[[RankFigures], float | None]], ...] = (
     ("data", lambda it: it.data_s),
     ("peers", lambda it: it.peers_s),
-    ("compute", lambda it: it.compute_s),
+    ("forward", lambda it: it.forward_s),
 )
 
 
@@ -161,6 +161,8 @@ class RunMetrics(Collector):
         yield _one_of("sam3ft_train_state", "1 for the present state of rank 0.", (*TRAIN_STATES, "other"), state)
         text = "Optimizer steps done, those done again included."
         yield CounterMetricFamily("sam3ft_train_steps", text, self._counts.steps)
+        if state in BEFORE_TRAINING:
+            return  # its numbers are still those of nobody, not those of the commit it will go on from
         for name, text, read in _TRAIN_GAUGES:
             yield _gauge(name, text, read(progress))
         figures = progress.figures or StepFigures()

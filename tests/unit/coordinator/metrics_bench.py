@@ -35,14 +35,14 @@ PROGRESS = Progress(
         grad_norm=1.5,
         losses={"loss_bbox": 0.25, "loss_ce": 2.5},
         scores={"ce_f1": 0.75},
-        steps=StepTimes(counts=(0,) * 8 + (2, 3) + (0,) * 8 + (1,), total_s=120.5),
+        steps=StepTimes(counts=(0,) * 8 + (2, 3) + (0,) * 10 + (1,), total_s=120.5),
         data_wait_s=4.5,
         flops_share=0.31,
         save_s=2.25,
         save_bytes=4096,
         ranks=(
-            RankFigures(rank=0, data_s=0.125, peers_s=0.25, compute_s=0.5, device_bytes=10, resident_bytes=100),
-            RankFigures(rank=1, data_s=0.25, compute_s=0.5, resident_bytes=200),
+            RankFigures(rank=0, data_s=0.125, peers_s=0.25, forward_s=0.5, device_bytes=10, resident_bytes=100),
+            RankFigures(rank=1, data_s=0.25, forward_s=0.5, resident_bytes=200),
         ),
     ),
 )

@@ -54,6 +54,11 @@ def test_what_is_not_known_has_no_series():
     run.say(0, Heartbeat(seq=1, progress=Progress(state="loading")))
 
     shown = {name for name, _ in run.samples() if name.startswith("sam3ft_train_")}
+    assert {"sam3ft_train_state", "sam3ft_train_steps_total"} == shown
+
+    run.say(0, Heartbeat(seq=2, progress=Progress(state="training", step=3)))
+
+    shown = {name for name, _ in run.samples() if name.startswith("sam3ft_train_")}
     assert not shown & {"sam3ft_train_loss", "sam3ft_train_eta_seconds", "sam3ft_train_checkpoint_timestamp_seconds"}
     assert "sam3ft_train_step" in shown
 
@@ -74,7 +79,7 @@ def test_curves_of_the_steps_are_shown():
     assert expected == {name: run.value(f"sam3ft_train_{name}") for name in expected}
     assert {"0": 100.0, "1": 200.0} == run.positive("sam3ft_train_resident_memory_bytes")
     assert {"0": 10.0} == run.positive("sam3ft_train_gpu_memory_bytes")
-    parts = [run.value("sam3ft_train_rank_step_seconds", rank="1", part=part) for part in ("data", "peers", "compute")]
+    parts = [run.value("sam3ft_train_rank_step_seconds", rank="1", part=part) for part in ("data", "peers", "forward")]
     assert [0.25, None, 0.5] == parts
 
 

@@ -6,7 +6,7 @@ from engine_bench import FakeApi
 
 from sam3ft_api import names
 from sam3ft_launch.kubernetes.api import ApiProblem
-from sam3ft_operator.agents import FORGET_S, LOOK_S, Agents
+from sam3ft_operator.agents import FORGET_S, LOOK_S, SHOWN_S, Agents
 
 NAME = names.agent_name("alps")
 
@@ -43,7 +43,7 @@ def test_an_agent_is_as_silent_as_its_lease_has_not_changed():
     assert 0.0 == bench.silence_s()
 
 
-def test_all_silences_are_shown_but_of_sites_without_an_agent():
+def test_silences_are_shown_of_sites_that_somebody_asks_for_and_that_have_an_agent():
     bench = Bench()
     assert bench.silence_s() is None
     assert {} == bench.agents.silences()
@@ -51,7 +51,10 @@ def test_all_silences_are_shown_but_of_sites_without_an_agent():
     bench.renew(1)
     bench.silence_s()
     bench.now_s += 40.0
+    bench.silence_s()
     assert {("vision", "alps"): 40.0} == bench.agents.silences()
+    bench.now_s += SHOWN_S + 1  # nobody looks, so nobody knows whether it lives
+    assert {} == bench.agents.silences()
 
 
 def test_a_lease_is_read_now_and_then_however_often_it_is_asked_for():

@@ -113,8 +113,8 @@ def test_a_run_on_a_site_has_the_series_that_a_coordinator_shows_elsewhere() -> 
     assert 60.0 == times[0] - times[1]
 
 
-@pytest.mark.parametrize("changes", [{"spec": RUN["spec"]}, {"status": {**ON_A_SITE["status"], "phase": "Succeeded"}}])
-def test_a_run_that_has_a_coordinator_or_is_over_has_none_of_them(changes: dict[str, Any]) -> None:
+@pytest.mark.parametrize("changes", [{"spec": RUN["spec"]}, {"status": {**ON_A_SITE["status"], "phase": "Suspended"}}])
+def test_a_run_that_has_a_coordinator_or_does_not_run_has_none_of_them(changes: dict[str, Any]) -> None:
     found = samples(Metrics(lambda: [ON_A_SITE | changes]))
 
     assert [] == [name for name, _ in found if name.startswith("sam3ft_train_")]

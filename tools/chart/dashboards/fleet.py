@@ -16,6 +16,11 @@ def _wait(share: float) -> str:
     return f"histogram_quantile({share}, {buckets})"
 
 
+_RUN_PAGE = (
+    "/d/sam3ft-run?var-datasource=${datasource}&var-namespace=${__data.fields.Namespace}"
+    "&var-run=${__data.fields.Run}&${__url_time_range}"
+)
+"""Where a run's name leads: to its own dashboard, with the same data source and time."""
 _QUEUED = _runs("sam3ft_job_phase", where='phase="Queued"')
 _NOW = Row(
     "Now",
@@ -53,7 +58,7 @@ _NOW = Row(
                 "Value #E": "Nodes",
             },
             units={"Progress": "percentunit", "Time to the end": "s", "Goodput": "percentunit"},
-            links={"Run": "/d/sam3ft-run?var-namespace=${__data.fields.Namespace}&var-run=${__data.fields.Run}"},
+            links={"Run": _RUN_PAGE},
         ),
     ),
 )
@@ -81,7 +86,7 @@ _USE = Row(
         Panel(
             "number",
             "GPU-hours in the time shown",
-            "Processes that took part, summed up over the time that the dashboard shows.",
+            "Processes that took part, one for each GPU, over the time shown; a run on CPUs counts its processes too.",
             "short",
             (
                 Query(
@@ -152,7 +157,7 @@ _LOST = Row(
             "short",
             (
                 Query(
-                    "sum by (reason) (increase(sam3ft_attempts_ended_total[$__range])) > 0 or "
+                    "sum by (reason) (increase(sam3ft_attempts_ended_total[$__range])) > 0 or on () "
                     'label_replace(vector(0), "reason", "none", "", "")',
                     "{{reason}}",
                 ),
@@ -168,7 +173,7 @@ _LOST = Row(
             (Query(_runs("sam3ft_job_problem", "type", "reason")),),
             width=16,
             columns={"namespace": "Namespace", "job_name": "Run", "type": "Condition", "reason": "Reason"},
-            links={"Run": "/d/sam3ft-run?var-namespace=${__data.fields.Namespace}&var-run=${__data.fields.Run}"},
+            links={"Run": _RUN_PAGE},
         ),
         Panel(
             "curves",

@@ -13,7 +13,7 @@ def _look(share: float) -> str:
     return f"histogram_quantile({share}, {_rate('sam3ft_reconcile_duration_seconds_bucket', 'le')})"
 
 
-_PROCESSES = "* on (instance) group_left () (sam3ft_leader * 0 + 1)"
+_PROCESSES = "* on (job, instance) group_left () (max by (job, instance) (sam3ft_leader) * 0 + 1)"
 """The same names exist for every process that is scraped; the operator's are those that know who leads."""
 
 _ACTS = Row(

@@ -226,7 +226,7 @@ def _curves(panel: Panel) -> Any:
     made = (
         made.line_width(2)
         .fill_opacity(60 if panel.kind == "areas" else 8)
-        .show_points(kinds.VisibilityMode.NEVER)
+        .show_points(kinds.VisibilityMode.AUTO)
         .span_nulls(False)
         .legend(
             common.VizLegendOptions()
@@ -240,9 +240,13 @@ def _curves(panel: Panel) -> Any:
     if panel.kind == "areas":
         made = made.stacking(common.StackingConfig().mode(kinds.StackingMode.NORMAL))
         for name, color in COLORS.items():
-            value = {"mode": "fixed", "fixedColor": color}
-            made = made.override_by_name(name, [model.DynamicConfigValue(id_val="color", value=value)])
+            made = _colored(made, name, color)
     return _targets(panel, made)
+
+
+def _colored(made: Any, name: str, color: str) -> Any:
+    value = {"mode": "fixed", "fixedColor": color}
+    return made.override_by_name(name, [model.DynamicConfigValue(id_val="color", value=value)])
 
 
 def _reduced() -> Any:
@@ -252,6 +256,8 @@ def _reduced() -> Any:
 def _number(panel: Panel) -> Any:
     made = _common(panel, stat.Panel()).reduce_options(_reduced()).thresholds(_thresholds(panel))
     has_names = any(query.legend.startswith("{{") for query in panel.queries)
+    for name, color in COLORS.items() if has_names else ():
+        made = _colored(made, name, color)
     made = made.graph_mode(kinds.BigValueGraphMode.NONE).color_mode(kinds.BigValueColorMode.VALUE)
     made = made.text_mode(kinds.BigValueTextMode.NAME if has_names else kinds.BigValueTextMode.AUTO)
     return _targets(panel, made, is_instant=True)
@@ -268,7 +274,7 @@ def _table(panel: Panel) -> Any:
     order = {name: place for place, name in enumerate(panel.columns)}
     made = made.with_transformation(model.DataTransformerConfig(id_val="merge", options={}))
     values = [f"Value #{chr(ord('A') + number)}" for number in range(len(panel.queries))]
-    hidden = [name for name in ("Time", *values) if name not in panel.columns]
+    hidden = [name for name in ("Time", "Value", *values) if name not in panel.columns]
     options = {
         "indexByName": order,
         "renameByName": dict(panel.columns),

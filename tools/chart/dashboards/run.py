@@ -160,7 +160,8 @@ _SPEED = Row(
         Panel(
             "curves",
             "Share of time waiting for images",
-            "Of the rank that waited longest. Above a tenth: more CPU, a cache on the node, smaller images.",
+            "Of the rank that waited longest. Above a tenth: more CPU, a cache on the node, smaller images. With CUDA "
+            "the device may still be at work while the host waits.",
             "percentunit",
             (
                 Query(
@@ -174,17 +175,19 @@ _SPEED = Row(
         Panel(
             "curves",
             "Use of the devices' peak (MFU)",
-            "FLOPs of the model over the 16-bit peak of all devices. Empty on CPUs and devices of an unknown peak.",
+            "FLOPs of the steps over what all devices could have done meanwhile at the peak of the precision. Empty on "
+            "CPUs and on devices whose peak is not known.",
             "percentunit",
             (Query(_of("sam3ft_train_flops_utilization_ratio"), "MFU"),),
             least=0.0,
         ),
         Panel(
             "curves",
-            "Computing, by rank",
-            "Seconds of a step in forward, backward and update. A rank far above the others has a slow device or core.",
+            "Forward pass, by rank",
+            "Seconds of a step, in which no rank waits for another: one far above the others has slow cores. With CUDA "
+            "the host's share alone, which says nothing of the device.",
             "s",
-            (Query(_of("sam3ft_train_rank_step_seconds", "rank", where='part="compute"'), "rank {{rank}}"),),
+            (Query(_of("sam3ft_train_rank_step_seconds", "rank", where='part="forward"'), "rank {{rank}}"),),
             least=0.0,
         ),
         Panel(
@@ -311,8 +314,8 @@ _GROUP = Row(
     ),
 )
 _MARKS = (
-    Mark("Group formed", f"changes(sam3ft_group_round{{{_RUN}}}[$__interval]) > 0", "orange"),
-    Mark("Restart", f"changes(sam3ft_job_restarts_total{{{_RUN}}}[$__interval]) > 0", "red"),
+    Mark("Group formed", f"max by () (changes(sam3ft_group_round{{{_RUN}}}[$__rate_interval])) > 0", "orange"),
+    Mark("Restart", f"max by () (changes(sam3ft_job_restarts_total{{{_RUN}}}[$__rate_interval])) > 0", "red"),
 )
 
 

@@ -108,10 +108,12 @@ class RunReporter:
 
     def close(self) -> None:
         """Write the last progress and close all files."""
-        self._write_progress()
-        self._log.close()
-        if self._board is not None:
-            self._board.close()
+        try:
+            self._write_progress()
+        finally:
+            self._log.close()
+            if self._board is not None:
+                self._board.close()
 
 
 def _open_board(folder: Path) -> Any:

@@ -12,9 +12,6 @@ import torch
 from sam3ft_api import limits
 from sam3ft_api.worker import STEP_BOUNDS_S
 
-_COMPUTE = ("forward", "backward", "optimizer")
-"""Names of `Spans` in which a rank works rather than waits."""
-
 
 class Meter:
     """Counts the steps of one process of one rank; what it holds ends with the process, as counters may.
@@ -43,13 +40,20 @@ class Meter:
         self._began_s: float | None = None
         self._counts = [0] * (len(STEP_BOUNDS_S) + 1)
         self._total_s = 0.0
-        self._since_share = 0
+        self._asked, self._images = 0, 0
+        self._figures: dict[str, Any] = {}
+        self._total_before_s = 0.0
         self._data_wait_s = 0.0
         self._saved: dict[str, Any] = {}
 
     def begin(self) -> None:
         """The next step begins now; also after whatever is no part of a step."""
         self._began_s = self._clock()
+
+    def ask_step(self, images: int) -> None:
+        """A step of `images` images, of all ranks, has been asked of the device."""
+        self._asked += 1
+        self._images += images
 
     def end_step(self) -> None:
         """A step ends now, and the next one begins."""
@@ -58,7 +62,6 @@ class Meter:
             seconds = now_s - self._began_s
             self._counts[bisect_left(STEP_BOUNDS_S, seconds)] += 1
             self._total_s += seconds
-        self._since_share += 1
         self._began_s = now_s
 
     def saved(self, fields: Mapping[str, Any]) -> None:
@@ -72,12 +75,12 @@ class Meter:
             spans: seconds by name since the last call.
             rank: of this process.
         """
-        steps, self._since_share = max(1, self._since_share), 0
+        steps, self._asked = max(1, self._asked), 0
         shown: dict[str, Any] = {
             "rank": rank,
             "data_s": spans.get("data", 0.0) / steps,
             "peers_s": spans.get("agree", 0.0) / steps,
-            "compute_s": sum(spans.get(name, 0.0) for name in _COMPUTE) / steps,
+            "forward_s": spans.get("forward", 0.0) / steps,
             "resident_bytes": resident_bytes(),
         }
         if self._device.type == "cuda":
@@ -92,7 +95,6 @@ class Meter:
         grad_norm: float,
         losses: Mapping[str, float],
         scores: Mapping[str, float],
-        images_per_s: float | None,
     ) -> dict[str, Any]:
         """Return the fields of `StepFigures` at the end of an interval; rank 0 calls it, once for each.
 
@@ -101,23 +103,27 @@ class Meter:
             grad_norm: of the last step.
             losses: of that step, as from `split_terms`.
             scores: the same.
-            images_per_s: over the interval, all ranks together.
         """
         self._data_wait_s += max((share["data_s"] * share["steps"] for share in shares), default=0.0)
         shown = sorted(shares, key=lambda share: int(share["rank"]))[: limits.MAX_RANKS_SHOWN]
+        spent_s, self._total_before_s = self._total_s - self._total_before_s, self._total_s
+        images, self._images = self._images, 0
         share_of_peak = None
-        if self._ideal_image_s is not None and images_per_s is not None and shares:
-            share_of_peak = images_per_s * self._ideal_image_s / len(shares)
-        return {
+        if self._ideal_image_s is not None and spent_s > 0 and shares:
+            share_of_peak = images * self._ideal_image_s / (spent_s * len(shares))
+        self._figures = {
             "grad_norm": grad_norm,
             "losses": dict(losses),
             "scores": dict(scores),
-            "steps": {"counts": tuple(self._counts), "total_s": self._total_s},
             "data_wait_s": self._data_wait_s,
             "flops_share": share_of_peak,
             "ranks": tuple({name: value for name, value in share.items() if name != "steps"} for share in shown),
-            **self._saved,
         }
+        return self.newest()
+
+    def newest(self) -> dict[str, Any]:
+        """Return the figures of the last interval, with the times of all steps until now and the newest commit."""
+        return {**self._figures, "steps": {"counts": tuple(self._counts), "total_s": self._total_s}, **self._saved}
 
 
 def split_terms(terms: Mapping[str, float], weighted: Collection[str]) -> tuple[dict[str, float], dict[str, float]]:

@@ -79,8 +79,11 @@ def gpu_pace(name: str, precision: Precision) -> AssumedPace:
 
 
 def gpu_peak(name: str, precision: Precision) -> float | None:
-    """Return the FLOP/s that a CUDA device can reach in a precision, by its name; None for one that is not known."""
-    peak = _tensor_peak(name)
+    """Return the FLOP/s that a CUDA device can reach in a precision, by its name; None for one that is not known.
+
+    A part of a device (MIG) has the name of the whole, and no peak that is known.
+    """
+    peak = None if "MIG" in name else _tensor_peak(name)
     return None if peak is None else peak * (FP32_SHARE if precision == "fp32" else 1.0)
 
 

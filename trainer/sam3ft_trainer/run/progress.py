@@ -93,6 +93,7 @@ def report_step(run: "Session", result: StepResult, numbers: StepNumbers) -> Non
         "skipped_steps": state.skipped_total,
         "world_size": run.group.world_size,
         "last_step_unix_s": time.time(),
+        "figures": run.meter.newest(),
     }
     if done % every and done != state.total_steps:
         run.reporter.progress(**changes)
@@ -117,9 +118,8 @@ def report_step(run: "Session", result: StepResult, numbers: StepNumbers) -> Non
         grad_norm=numbers.grad_norm,
         losses=losses,
         scores=scores,
-        images_per_s=images_per_s,
     )
-    run.reporter.progress(**changes, images_per_s=images_per_s, figures=figures)
+    run.reporter.progress(**changes | {"images_per_s": images_per_s, "figures": figures})
     run.reporter.event(
         "train_interval",
         step=done,

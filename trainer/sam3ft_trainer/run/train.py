@@ -39,6 +39,7 @@ def train(config: TrainingConfig, environment: WorkerEnvironment, last_word: Las
             run.reporter.event("already_complete", step=run.state.step)
             report_again(run)
             return
+        run.tell_scores_so_far()
         score_baseline(run)
         _loop(run)
         finish(run)
@@ -137,6 +138,7 @@ def _advance(run: Session, batches: StepBatches) -> None:
     """Count the step that has been asked for; with CUDA it may still be running."""
     run.trace(batches)
     run.tally.add(batches)
+    run.meter.ask_step(len(batches.image_ids))
     if run.ema is not None:
         # Also after a skipped update, which may not be known yet: the average then moves towards unchanged weights.
         run.ema.update(run.model.sam3)
