@@ -67,9 +67,9 @@ _KEEPS_UP = Row(
         Panel(
             "curves",
             "Runs waiting for a look",
-            "Depth of the queue; it should come back to zero within seconds.",
+            "Depth of the leader's queue; it should come back to zero within seconds. Other replicas' are full.",
             "short",
-            (Query("sum(sam3ft_queue_depth)", "runs"),),
+            (Query("sum(sam3ft_queue_depth and on (job, instance) (sam3ft_leader == 1))", "runs"),),
             least=0.0,
         ),
         Panel(

@@ -9,7 +9,7 @@ class Spans:
     """Adds up seconds by name between two calls of `take`.
 
     On the CPU a span is the work itself. With CUDA, kernels run behind the Python that asks for them, so a span shows
-    where the host waits; `data` is then the time in which the device had nothing queued by this loop.
+    where the host waits; during `data` the device may still be at work on what was asked of it before.
     """
 
     def __init__(self) -> None:
