@@ -61,6 +61,8 @@ def observed(cluster: ControlPlane, tmp_path_factory: pytest.TempPathFactory) ->
                 wait_for("the runs train", lambda: _trains(site, "blood") and _trains(site, "leaves"), within_s=200)
                 query = f'count_over_time(sam3ft_train_eval_metric{{namespace="{namespace}"}}[1m]) > 20'
                 wait_for("an evaluation has been scraped", lambda: server.now(query), within_s=120)
+                told = 'count_over_time(sam3ft_train_images_per_second{job_name="leaves"}[1m]) > 5'
+                wait_for("and what the site's run tells", lambda: server.now(told), within_s=60)
                 yield live, server
             site.close()
     finally:
@@ -223,6 +225,8 @@ def test_a_run_that_fails_again_and_again(observed: tuple[Live, PrometheusServer
     live, server = observed
     site = live.site
     uid, _ = site.begin("loops", workers={"nodes": 1})
+    # Prometheus counts what a counter grows by from its first sample on.
+    wait_for("none is scraped", lambda: server.now('sam3ft_job_restarts_total{job_name="loops"} == 0'), within_s=60)
     wait_for("three restarts", lambda: _restarts(site, uid) >= 3, within_s=300)
     wait_for("RestartLoop fires", lambda: _fires(server, "RestartLoop", run="loops"), within_s=120)
     site.api.delete(FINETUNE, site.namespace, "loops")
