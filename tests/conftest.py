@@ -34,8 +34,8 @@ def pytest_configure() -> None:
 
 
 TESTS = Path(__file__).parent
-ALONE = ("perf", "integration/elastic", "integration/launcher")
-"""Folders whose tests measure time: they are not run beside others."""
+ALONE = ("perf", "integration/elastic", "integration/launcher", "observability/test_live_dashboards.py")
+"""Places whose tests measure time: they are not run beside others."""
 PAIRED = ("faults",)
 """Folders whose tests each keep a core busy, and measure no time: as many are run together as there are cores."""
 WITH_CLUSTER = {
@@ -45,7 +45,6 @@ WITH_CLUSTER = {
         "integration/operator_real/test_rights.py",
     ),
     "operators": ("integration/operator_real",),
-    "dashboards": ("observability/test_live_dashboards.py",),
     "clusters": (
         "chart",
         "integration/cluster",

@@ -52,21 +52,28 @@ def observed(cluster: ControlPlane, tmp_path_factory: pytest.TempPathFactory) ->
             live = Live(site, run, coordinator, [])
             targets = [*live.targets(), recorded]
             with PrometheusServer(folder / "prometheus", targets, rules=quick_rules()) as server:
-                site.agent()
-                begin_site_run(site, folder)
-                live.workers = begin_cluster_run(site, run, coordinator)
-                stuck = site.apply("stuck", workers={"nodes": 1, "nodeSelector": {"none": "such"}})
-                site.pass_check(stuck["metadata"]["uid"])
-                site.wait_for_condition("stuck", "Scheduled", "False", within_s=60)
-                wait_for("the runs train", lambda: _trains(site, "blood") and _trains(site, "leaves"), within_s=200)
-                query = f'count_over_time(sam3ft_train_eval_metric{{namespace="{namespace}"}}[1m]) > 20'
-                wait_for("an evaluation has been scraped", lambda: server.now(query), within_s=120)
-                told = 'count_over_time(sam3ft_train_images_per_second{job_name="leaves"}[1m]) > 5'
-                wait_for("and what the site's run tells", lambda: server.now(told), within_s=60)
-                yield live, server
-            site.close()
+                try:
+                    _begin(live, server, folder)
+                    yield live, server
+                finally:
+                    site.close()
     finally:
         run.end()
+
+
+def _begin(live: Live, server: PrometheusServer, folder: Path) -> None:
+    """Apply the runs, and wait until all that is looked at has been scraped."""
+    site = live.site
+    site.agent()
+    begin_site_run(site, folder)
+    live.workers = begin_cluster_run(site, live.run, live.coordinator)
+    stuck = site.apply("stuck", workers={"nodes": 1, "nodeSelector": {"none": "such"}})
+    site.pass_check(stuck["metadata"]["uid"])
+    site.wait_for_condition("stuck", "Scheduled", "False", within_s=60)
+    wait_for("the runs train", lambda: _trains(site, "blood") and _trains(site, "leaves"), within_s=300)
+    for series, samples in (("sam3ft_train_eval_metric", 20), ('sam3ft_train_images_per_second{job_name="leaves"}', 5)):
+        query = f"count_over_time({series}[1m]) > {samples}"
+        wait_for(query, lambda: server.now(query), within_s=120)  # noqa: B023 - asked before the next one
 
 
 def _fires(server: PrometheusServer, name: str, *, run: str = "") -> bool:
