@@ -14,7 +14,7 @@ def test_a_budget_with_room_changes_nothing() -> None:
 
 
 def test_before_the_first_step_nothing_is_foreseen() -> None:
-    assert foresee(0, total_steps=100, seconds_per_step=0.0, budget_left_s=60.0) == (100, 0.0)
+    assert foresee(0, total_steps=100, seconds_per_step=0.0, budget_left_s=60.0) == (100, None)
 
 
 def test_a_spent_budget_leaves_no_time() -> None:

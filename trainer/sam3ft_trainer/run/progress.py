@@ -52,17 +52,23 @@ class Pace:
         return images / seconds if seconds > 0 else None
 
 
-def foresee(step: int, *, total_steps: int, seconds_per_step: float, budget_left_s: float | None) -> tuple[int, float]:
+def foresee(
+    step: int, *, total_steps: int, seconds_per_step: float, budget_left_s: float | None
+) -> tuple[int, float | None]:
     """Return the last step to expect and the seconds until then; a time budget may end the run before its last step.
+
+    Nobody knows the seconds before a few steps have been timed: None.
 
     Args:
         step: finished steps.
         total_steps: planned.
-        seconds_per_step: recent average.
+        seconds_per_step: recent average, 0 before a few.
         budget_left_s: of the time budget, None without one.
     """
+    if seconds_per_step <= 0:
+        return total_steps, None
     eta_s = (total_steps - step) * seconds_per_step
-    if budget_left_s is None or eta_s <= budget_left_s or seconds_per_step <= 0:
+    if budget_left_s is None or eta_s <= budget_left_s:
         return total_steps, eta_s
     return step + int(max(0.0, budget_left_s) / seconds_per_step), max(0.0, budget_left_s)
 
