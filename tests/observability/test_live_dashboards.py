@@ -3,7 +3,6 @@
 import json
 import re
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,6 @@ from slurm_fixtures import running_slurm
 from waiting import wait_for
 
 from sam3ft_api.log_lines import schema
-from sam3ft_launch.kubernetes import kinds
-from sam3ft_launch.kubernetes.kinds import FINETUNE
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.in_order]
 FROM_RECORDINGS = {"Use of the devices' peak (MFU)", "GPU memory, by rank"}
@@ -226,27 +223,6 @@ def test_an_agent_that_is_killed_and_started_again(observed: tuple[Live, Prometh
     wait_for("BridgeLost fires", lambda: _fires(server, "BridgeLost", run="leaves"), within_s=300)
     live.site.agent()
     wait_for("and stops", lambda: not _fires(server, "BridgeLost"), within_s=180)
-
-
-def test_a_run_that_fails_again_and_again(observed: tuple[Live, PrometheusServer]) -> None:
-    live, server = observed
-    site = live.site
-    uid, _ = site.begin("loops", workers={"nodes": 1})
-    # Prometheus counts what a counter grows by from its first sample on.
-    wait_for("none is scraped", lambda: server.now('sam3ft_job_restarts_total{job_name="loops"} == 0'), within_s=60)
-    wait_for("three restarts", lambda: _restarts(site, uid) >= 3, within_s=300)
-    wait_for("RestartLoop fires", lambda: _fires(server, "RestartLoop", run="loops"), within_s=120)
-    site.api.delete(FINETUNE, site.namespace, "loops")
-    wait_for("and stops", lambda: not _fires(server, "RestartLoop"), within_s=120)
-
-
-def _restarts(site: AgentSite, uid: str) -> int:
-    """Let every worker that runs end for want of memory, and return how many restarts are counted so far."""
-    for pod in site.children(kinds.POD, uid, role="worker"):
-        if pod["status"].get("phase") == "Running":
-            site.tell(pod, exit_code="137", reason="OOMKilled")
-    time.sleep(0.5)
-    return int(site.resource("loops").get("status", {}).get("restarts", 0))
 
 
 def test_operators_that_are_gone(observed: tuple[Live, PrometheusServer]) -> None:
