@@ -81,13 +81,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _restore_order(items: list[pytest.Item]) -> None:
     """Let tests of a file that go on from each other stand as they were written, at the places that the file has."""
-    ordered = [item for item in items if item.get_closest_marker("in_order") is not None]
     places: dict[Path, list[int]] = {}
     for place, item in enumerate(items):
         if item.get_closest_marker("in_order") is not None:
             places.setdefault(item.path, []).append(place)
-    for path, found in places.items():
-        for place, item in zip(found, sorted((it for it in ordered if it.path == path), key=_written), strict=True):
+    for found in places.values():
+        for place, item in zip(found, sorted((items[place] for place in found), key=_written), strict=True):
             items[place] = item
 
 

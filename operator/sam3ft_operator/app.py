@@ -71,23 +71,7 @@ class Operator:
         self._progress = ProgressReader(changed=self._queue.add, clock=now_s)
         self._notes = Notes(self._api, clock=now_s)
         self._agents = Agents(self._api)
-        reconciler = Reconciler(
-            self._api,
-            Sight(
-                self._resources,
-                self._children,
-                self._progress,
-                Troubles(self._api),
-                self._agents,
-                coordinator_port,
-            ),
-            effects=Effects(self._api, self._children, renderer),
-            notes=self._notes,
-            decide=decide,
-            refusal=renderer.refusal,
-            now_s=now_s,
-            written=self.metrics.status_written,
-        )
+        reconciler = self._reconciler(decide, renderer, coordinator_port)
         self._workers = Workers(self._queue, reconciler.reconcile, count=options.workers, observed=self.metrics.looked)
         # The Lease is kept by requests that never wait behind those of the runs, nor so long that no other can follow.
         api = Api(replace(options.api, answer_s=LEASE_ANSWER_S))
@@ -100,6 +84,19 @@ class Operator:
             metrics=self.metrics.text,
         )
         self._add_states()
+
+    def _reconciler(self, decide: Decide, renderer: Renderer, coordinator_port: int) -> Reconciler:
+        troubles = Troubles(self._api)
+        return Reconciler(
+            self._api,
+            Sight(self._resources, self._children, self._progress, troubles, self._agents, coordinator_port),
+            effects=Effects(self._api, self._children, renderer),
+            notes=self._notes,
+            decide=decide,
+            refusal=renderer.refusal,
+            now_s=self._api.clock.now_s,
+            written=self.metrics.status_written,
+        )
 
     def run(self) -> int:
         """Work until SIGTERM, SIGINT or the loss of the Lease; return the exit code. For the main thread alone."""

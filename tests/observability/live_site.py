@@ -9,18 +9,17 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 from agent_site import SITE, AgentSite
-from coordinator_site import FakeCoordinator
+from coordinator_site import FakeCoordinator, send
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_server import Target
 from rounds_bench import Run as Bench
@@ -29,7 +28,7 @@ from waiting import wait_for
 from sam3ft_api.messages import Heartbeat
 from sam3ft_api.worker import Progress, RankFigures, StepFigures
 from sam3ft_launch.coordinator.counts import Counts
-from sam3ft_launch.coordinator.metrics import RunMetrics
+from sam3ft_launch.coordinator.metrics import TEXT_TYPE, RunMetrics
 from sam3ft_launch.kubernetes.settings import PROGRESS_PORT
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -77,10 +76,6 @@ class LocalRun:
         )
         assert 0 == done.returncode, done.stdout + done.stderr
 
-    def progress(self) -> Progress | None:
-        path = self.work / "progress.json"
-        return Progress.model_validate_json(path.read_bytes()) if path.exists() else None
-
     def signal_trainers(self, number: int) -> None:
         """Send a signal to every process that trains; the launcher and the coordinator get none."""
         for pid in trainers_below(self.folder):
@@ -118,11 +113,7 @@ def relays(port: int) -> Any:
         except OSError as error:
             handler.send_error(502, str(error))
             return
-        handler.send_response(200)
-        handler.send_header("Content-Type", kind)
-        handler.send_header("Content-Length", str(len(body)))
-        handler.end_headers()
-        handler.wfile.write(body)
+        send(handler, body, kind)
 
     return answer
 
@@ -149,22 +140,9 @@ def recorded_gpu() -> Iterator[Target]:
     registry.register(RunMetrics(bench.rounds, Counts()))
     body = generate_latest(registry)
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", "text/plain; version=0.0.4")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: Any) -> None:
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield Target("recorded", f"127.0.0.1:{server.server_port}", {"namespace": "recorded", "job_name": RECORDED})
-    server.shutdown()
-    server.server_close()
+    with FakeCoordinator(lambda handler: send(handler, body, TEXT_TYPE)) as coordinator:
+        labels = {"namespace": "recorded", "job_name": RECORDED}
+        yield Target("recorded", f"{coordinator.address}:{PROGRESS_PORT}", labels)
 
 
 @dataclass(slots=True)
@@ -175,13 +153,11 @@ class Live:
         site: the cluster's namespace, the operator, the SLURM site and its agents.
         run: the one that trains behind the cluster's coordinator.
         coordinator: stands for the coordinator's pod.
-        workers: pods of the cluster's run.
     """
 
     site: AgentSite
     run: LocalRun
     coordinator: FakeCoordinator
-    workers: list[dict[str, Any]]
 
     def targets(self) -> list[Target]:
         """Return what our monitors would find."""
@@ -193,13 +169,11 @@ class Live:
         return [*operators, Target("coordinator", f"{self.coordinator.address}:{PROGRESS_PORT}", labels)]
 
 
-def begin_cluster_run(site: AgentSite, run: LocalRun, coordinator: FakeCoordinator) -> list[dict[str, Any]]:
-    """Apply a run of the cluster, and let the local run's coordinator stand for its own; returns its workers."""
-    uid, workers = site.begin("blood")
+def begin_cluster_run(site: AgentSite, coordinator: FakeCoordinator) -> None:
+    """Apply a run of the cluster, and let the local run's coordinator stand for its own."""
+    uid, _ = site.begin("blood")
     [pod] = site.wait_for_pods(uid, role="coordinator", count=1)
-    coordinator.answer = relays(run.port)
     coordinator.stands_for(site, pod)
-    return workers
 
 
 def begin_site_run(site: AgentSite, folder: Path) -> None:

@@ -46,7 +46,7 @@ def observed(cluster: ControlPlane, tmp_path_factory: pytest.TempPathFactory) ->
         ):
             site.operator().wait_until_ready()
             site.operator().wait_until_ready()
-            live = Live(site, run, coordinator, [])
+            live = Live(site, run, coordinator)
             targets = [*live.targets(), recorded]
             with PrometheusServer(folder / "prometheus", targets, rules=quick_rules()) as server:
                 try:
@@ -63,7 +63,7 @@ def _begin(live: Live, server: PrometheusServer, folder: Path) -> None:
     site = live.site
     site.agent()
     begin_site_run(site, folder)
-    live.workers = begin_cluster_run(site, live.run, live.coordinator)
+    begin_cluster_run(site, live.coordinator)
     stuck = site.apply("stuck", workers={"nodes": 1, "nodeSelector": {"none": "such"}})
     site.pass_check(stuck["metadata"]["uid"])
     site.wait_for_condition("stuck", "Scheduled", "False", within_s=60)

@@ -51,13 +51,18 @@ def says(content: object) -> Answer:
     """Return an answer with this JSON."""
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
-        body = json.dumps(content).encode()
-        handler.send_response(200)
-        handler.send_header("Content-Length", str(len(body)))
-        handler.end_headers()
-        handler.wfile.write(body)
+        send(handler, json.dumps(content).encode(), "application/json")
 
     return answer
+
+
+def send(handler: BaseHTTPRequestHandler, body: bytes, kind: str) -> None:
+    """Answer with a body of this content type."""
+    handler.send_response(200)
+    handler.send_header("Content-Type", kind)
+    handler.send_header("Content-Length", str(len(body)))
+    handler.end_headers()
+    handler.wfile.write(body)
 
 
 class FakeCoordinator:

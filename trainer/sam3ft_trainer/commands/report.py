@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from sam3ft_api.errors import InvalidConfig, StorageDenied
 from sam3ft_trainer.commands.edge import add_output_option
-from sam3ft_trainer.evaluate.report.build import EVENTS, build_report
+from sam3ft_trainer.evaluate.report.build import EVENTS, REPORT, build_report
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
         StorageDenied: the page cannot be written.
     """
     work_dir: Path = arguments.work_dir
-    out: Path = arguments.to or work_dir / "report.html"
+    out: Path = arguments.to or work_dir / REPORT
     if not (work_dir / EVENTS).is_file():
         raise InvalidConfig(
             f"{work_dir / EVENTS} is not there: the run has logged nothing yet, or this is no work folder"

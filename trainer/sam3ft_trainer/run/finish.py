@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from sam3ft_api.files import write_atomically
 from sam3ft_trainer.evaluate.hf_call import score_hf_call
 from sam3ft_trainer.evaluate.read import truth_of
-from sam3ft_trainer.evaluate.report.build import CONFIG, build_report, save_pictures
+from sam3ft_trainer.evaluate.report.build import CONFIG, REPORT, build_report, save_pictures
 from sam3ft_trainer.evaluate.report.document import FinalScores
 from sam3ft_trainer.evaluate.scores import SplitScores
 from sam3ft_trainer.model.processor import build_processor
@@ -23,7 +23,6 @@ from sam3ft_trainer.run.tensors import all_tensors
 
 SCORES_FILE = "scores.json"
 """Name, inside the work folder, of the final scores."""
-REPORT_FILE = "report.html"
 REPORT_PICTURES = 12
 """Images of the scored split whose detections are kept for the report."""
 WEIGHT_GROUPS = ("model", "ema")
@@ -79,8 +78,8 @@ def report_again(run: Session) -> None:
     """Make the report of a complete run once more if it is not there: the run may have been killed while writing it."""
     work_dir = run.environment.work_dir
     run.reporter.progress(state="finished", message="complete", step=run.state.step, force=True)
-    if run.group.rank == 0 and (work_dir / SCORES_FILE).exists() and not (work_dir / REPORT_FILE).exists():
-        build_report(work_dir, work_dir / REPORT_FILE)
+    if run.group.rank == 0 and (work_dir / SCORES_FILE).exists() and not (work_dir / REPORT).exists():
+        build_report(work_dir, work_dir / REPORT)
 
 
 def _choose(run: Session) -> Chosen:
@@ -147,4 +146,4 @@ def _record(run: Session, final: RunScores, exported: str | None) -> None:
     run.drain_store_events()
     run.reporter.event("finished", step=run.state.step, export=final.export, elapsed_s=round(run.state.elapsed_s, 1))
     run.reporter.progress(state="finished", message="complete", eta_s=0.0, force=True)
-    build_report(work_dir, work_dir / REPORT_FILE)
+    build_report(work_dir, work_dir / REPORT)

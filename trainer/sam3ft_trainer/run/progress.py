@@ -99,11 +99,16 @@ def report_step(run: "Session", result: StepResult, numbers: StepNumbers) -> Non
         "skipped_steps": state.skipped_total,
         "world_size": run.group.world_size,
         "last_step_unix_s": time.time(),
-        "figures": run.meter.newest(),
     }
     if done % every and done != state.total_steps:
-        run.reporter.progress(**changes)
-        return
+        run.reporter.progress(**changes, figures=run.meter.newest())
+    else:
+        _report_interval(run, result, numbers, changes)
+
+
+def _report_interval(run: "Session", result: StepResult, numbers: StepNumbers, changes: dict[str, Any]) -> None:
+    """Gather what the ranks have counted, and put it into progress (with the step's `changes`), log and curves."""
+    done = result.step + 1
     spans = run.spans.take()
     mine = {
         "terms": numbers.terms,
@@ -116,7 +121,7 @@ def report_step(run: "Session", result: StepResult, numbers: StepNumbers) -> Non
     tallies = [share["tally"] for share in gathered]
     _tell_quarantined(run, tallies)
     reading = merged(share["reading"] for share in gathered)
-    changes["message"] = run.tally.reading = sentence(reading)
+    run.tally.reading = sentence(reading)
     images_per_s = run.pace.interval()
     losses, scores = split_terms(terms, type(run.config.loss.weights).model_fields)
     figures = run.meter.figures(
@@ -125,7 +130,7 @@ def report_step(run: "Session", result: StepResult, numbers: StepNumbers) -> Non
         losses=losses,
         scores=scores,
     )
-    run.reporter.progress(**changes | {"images_per_s": images_per_s, "figures": figures})
+    run.reporter.progress(**changes | {"message": run.tally.reading, "images_per_s": images_per_s, "figures": figures})
     run.reporter.event(
         "train_interval",
         step=done,

@@ -70,13 +70,7 @@ def score_selection(run: Session) -> bool:
         stopped_early=run.state.stopped_early or selection.is_exhausted(evaluation.patience),
     )
     tell_scores(run, scores, step=run.state.step, is_best=is_best)
-    run.reporter.progress(
-        metrics=run.state.metrics,
-        best_metric=selection.metric,
-        best_value=selection.best_value,
-        best_step=selection.best_step,
-        force=True,
-    )
+    run.tell_selection()
     if run.state.stopped_early:
         run.reporter.event("stopped_early", step=run.state.step, evaluations=selection.since_best)
     return is_best

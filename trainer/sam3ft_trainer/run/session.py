@@ -186,16 +186,16 @@ class Session:
             extra=json.loads(self.state.model_dump_json()),
         )
 
-    def tell_scores_so_far(self) -> None:
-        """Put the scores that a resumed run goes on from into its progress, which began anew with this process."""
+    def tell_selection(self) -> None:
+        """Put the newest scores for the selection, and the best one, into the progress."""
         selection = self.state.selection
-        if selection.best_step is not None:
-            self.reporter.progress(
-                metrics=self.state.metrics,
-                best_metric=selection.metric,
-                best_value=selection.best_value,
-                best_step=selection.best_step,
-            )
+        self.reporter.progress(
+            metrics=self.state.metrics,
+            best_metric=selection.metric,
+            best_value=selection.best_value,
+            best_step=selection.best_step,
+            force=True,
+        )
 
     def tell_store_news(self) -> None:
         """Pass on what the store did in the background; costs nothing when nothing happened."""

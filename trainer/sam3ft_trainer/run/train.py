@@ -39,7 +39,8 @@ def train(config: TrainingConfig, environment: WorkerEnvironment, last_word: Las
             run.reporter.event("already_complete", step=run.state.step)
             report_again(run)
             return
-        run.tell_scores_so_far()
+        if run.state.selection.best_step is not None:
+            run.tell_selection()  # a resumed run's, whose progress began anew with this process
         score_baseline(run)
         _loop(run)
         finish(run)

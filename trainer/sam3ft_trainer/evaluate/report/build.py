@@ -35,6 +35,8 @@ EVENTS, CONFIG, DATASET, SCORES, PICTURES = (
     "pictures.json",
 )
 """Names of the files in the work folder."""
+REPORT = "report.html"
+"""Name of the page, if it lies there too."""
 _DATASETS = TypeAdapter(dict[str, DatasetReport])
 M = TypeVar("M", bound=BaseModel)
 

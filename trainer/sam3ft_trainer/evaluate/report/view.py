@@ -266,9 +266,15 @@ def charts(report: ReportInput) -> list[Chart]:
         _loss_chart(report),
         _metric_chart(report),
         _terms_chart(report),
-        _rate_chart(report),
-        _norm_chart(report),
-        _speed_chart(report),
+        _column_chart(report, "lr", "Learning rate", "Of the transformer's group", label="learning rate"),
+        _column_chart(report, "grad_norm", "Gradient norm", "Before clipping", label="norm", log=True),
+        _column_chart(
+            report,
+            "images_per_s",
+            "Images per second",
+            "All processes together, over each interval",
+            label="images/s",
+        ),
         _time_chart(report),
     ]
     return [chart for chart in found if chart.svg]
@@ -315,22 +321,11 @@ def _terms_chart(report: ReportInput) -> Chart:
     return Chart("Terms of the loss", "Final layer, before weights, smoothed", curve(series, log=True))
 
 
-def _rate_chart(report: ReportInput) -> Chart:
+def _column_chart(report: ReportInput, name: str, title: str, note: str, *, label: str, log: bool = False) -> Chart:
+    """Draw one field of the intervals as it is."""
     intervals = report.history.intervals
-    series = [Series("learning rate", [item.step for item in intervals], _column(intervals, "lr"))]
-    return Chart("Learning rate", "Of the transformer's group", curve(series))
-
-
-def _norm_chart(report: ReportInput) -> Chart:
-    intervals = report.history.intervals
-    series = [Series("norm", [item.step for item in intervals], _column(intervals, "grad_norm"))]
-    return Chart("Gradient norm", "Before clipping", curve(series, log=True))
-
-
-def _speed_chart(report: ReportInput) -> Chart:
-    intervals = report.history.intervals
-    series = [Series("images/s", [item.step for item in intervals], _column(intervals, "images_per_s"))]
-    return Chart("Images per second", "All processes together, over each interval", curve(series))
+    series = [Series(label, [item.step for item in intervals], _column(intervals, name))]
+    return Chart(title, note, curve(series, log=log))
 
 
 def _time_chart(report: ReportInput) -> Chart:
