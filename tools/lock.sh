@@ -24,6 +24,6 @@ lock() { # NAME EXTRA...
 options=("$@")
 lock cli
 lock build build
-lock trainer trainer
+lock trainer trainer otlp
 lock operator operator
-lock dev trainer operator dev
+lock dev trainer operator otlp mlflow wandb dev

@@ -116,6 +116,8 @@ OptionalDnsName = Annotated[str, StringConstraints(max_length=253, pattern=OPTIO
 LabelValue = Annotated[str, StringConstraints(max_length=63, pattern=LABEL_VALUE)]
 LabelKey = Annotated[str, StringConstraints(min_length=1, max_length=317, pattern=LABEL_KEY)]
 ImageName = Annotated[str, StringConstraints(max_length=512, pattern=IMAGE)]
+ProjectName = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=SLURM_NAME)]
+"""What servers of experiments all take as the name of a project; the same signs as SLURM's names."""
 SlurmName = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=SLURM_NAME)]
 DurationText = Annotated[str, StringConstraints(min_length=2, max_length=9, pattern=DURATION)]
 """A number and one unit: `90s`, `30m`, `12h`, `3d`."""
@@ -142,5 +144,7 @@ Part = Literal["vision", "text", "neck", "geometry", "encoder", "decoder", "mask
 Precision = Literal["bf16", "fp16", "fp32"]
 Compile = Literal["auto", "always", "never"]
 """When the trained layers are compiled: where it can be done, or that it must, or must not."""
+SinkName = Literal["wandb", "mlflow", "otlp"]
+"""Where a run's curves can go besides its own files: Weights & Biases, MLflow, a collector of OpenTelemetry."""
 Metric = Literal["bbox_AP", "bbox_AP50", "segm_AP", "segm_AP50", "cgF1"]
 """Values that can select a checkpoint."""

@@ -20,6 +20,8 @@ EVENTS: dict[str, str] = {
     "resumed": "another attempt goes on; `step`, `seq`, `message`",
     "grace_short": "less time to stop than saves have taken; `grace_s`, `save_s`",
     "train_interval": "the log interval has passed; its fields are below",
+    "sink_failed": "curves did not reach a sink (docs/sinks.md); `sink`, `message`, `failures`, `lost`",
+    "sinks_closed": "what the sinks got of this process's curves; `sinks` with `sent` and `lost` by name",
     "step_skipped": "an update was left out, because a number was not finite; `step`, `loss`, `grad_norm`, `bundle`",
     "image_quarantined": "an image could not be read; `image_id`, `reason`",
     "bad_image_not_kept": "its account could not be kept in the store; `message`",

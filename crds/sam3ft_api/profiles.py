@@ -54,7 +54,9 @@ RESERVED_NAMES = ("JOB_COMPLETION_INDEX", "POD_IP")
 """Variables that the launcher's arguments refer to."""
 RESERVED_DOMAINS = (GROUP, "kueue.x-k8s.io", "app.kubernetes.io", "batch.kubernetes.io", "kubernetes.io")
 """Domains of labels and annotations that are not the profile's to set."""
-_SECRET_NAME = re.compile(r"(?i)(secret|passw|token|access_?key|private_?key|credential|api_?key)")
+_SECRET_NAME = re.compile(
+    r"(?i)(secret|passw|token|access_?key|private_?key|credential|api_?key|otlp_(metrics_)?headers)"
+)
 
 Text = Annotated[str, StringConstraints(max_length=4096, pattern=FREE_TEXT)]
 EnvMap = Annotated[dict[EnvName, Text], BeforeValidator(without_nulls), Field(max_length=128)]

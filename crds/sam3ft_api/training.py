@@ -1,8 +1,8 @@
 """The config document: exactly what the trainer reads, and the only place where such a setting exists.
 
 Sections `scratch`, `model`, `data`, `augment`, `loss` and `optim` change the numbers and make up the digest that a
-checkpoint prefix records; `runtime`, `checkpoint`, `evaluation`, `export`, `storage` and `identity` may differ between
-attempts.
+checkpoint prefix records; `runtime`, `tracking`, `checkpoint`, `evaluation`, `export`, `storage` and `identity` may
+differ between attempts.
 Upstream's names are kept where upstream has a setting (`scratch.enable_segmentation`, `scratch.resolution`, ...).
 The sentence under each field is its documentation; docs/api.md is generated from it.
 """
@@ -39,6 +39,7 @@ from sam3ft_api.training_run import (
     IdentityConfig,
     RuntimeConfig,
     StorageConfig,
+    TrackingConfig,
 )
 
 __all__ = [
@@ -63,6 +64,7 @@ __all__ = [
     "SplitConfig",
     "StorageConfig",
     "Task",
+    "TrackingConfig",
     "TrainingConfig",
 ]
 
@@ -304,6 +306,8 @@ class TrainingConfig(Section):
     """Optimizer and schedule."""
     runtime: RuntimeConfig = RuntimeConfig()
     """How the work is laid out on the machine."""
+    tracking: TrackingConfig = TrackingConfig()
+    """Where curves go besides the run's own files."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     """Where and when the state is committed."""
     evaluation: EvaluationConfig = EvaluationConfig()

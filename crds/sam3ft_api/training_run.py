@@ -2,11 +2,24 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from sam3ft_api import limits
-from sam3ft_api.fields import Address, Compile, DnsLabel, Flag, Metric, Number, Part, Positive, Share, Whole
-from sam3ft_api.section import Section
+from sam3ft_api.fields import (
+    Address,
+    Compile,
+    DnsLabel,
+    Flag,
+    Metric,
+    Number,
+    Part,
+    Positive,
+    ProjectName,
+    Share,
+    SinkName,
+    Whole,
+)
+from sam3ft_api.section import Section, unique
 
 
 class RuntimeConfig(Section):
@@ -39,6 +52,15 @@ class RuntimeConfig(Section):
     """Seconds without a finished step after which stacks are saved and the run ends with 24."""
     tensorboard: Flag = True
     """Write TensorBoard events."""
+
+
+class TrackingConfig(Section):
+    """Where curves go besides the run's own files; addresses and credentials stand in no document (docs/sinks.md)."""
+
+    sinks: Annotated[tuple[SinkName, ...], Field(max_length=3), AfterValidator(unique)] = ()
+    """Libraries that get every value TensorBoard gets; an outage of theirs costs curves, never the run."""
+    project: ProjectName = "sam3ft"
+    """Project of Weights & Biases, experiment of MLflow."""
 
 
 class CheckpointConfig(Section):

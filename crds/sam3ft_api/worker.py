@@ -11,6 +11,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from sam3ft_api import limits
+from sam3ft_api.fields import SinkName
 
 ENV_CONFIG = "SAM3FT_CONFIG"
 """Path of the config document (JSON of `TrainingConfig`)."""
@@ -174,6 +175,18 @@ class RankFigures(_Message):
     resident_bytes: int | None = None
 
 
+class SinkFigures(_Message):
+    """What became of the values for one sink of curves, since this process began.
+
+    Attributes:
+        sent: values that its library has taken.
+        lost: values that it never gets: not taken, or not in time.
+    """
+
+    sent: Annotated[int, Field(ge=0)] = 0
+    lost: Annotated[int, Field(ge=0)] = 0
+
+
 class StepFigures(_Message):
     """What is worth a curve beyond `Progress`; counts and sums begin anew with each process of rank 0.
 
@@ -189,6 +202,7 @@ class StepFigures(_Message):
         save_s: from the copy of the state to the newest commit that this process has made.
         save_bytes: of that commit.
         ranks: the first `limits.MAX_RANKS_SHOWN`.
+        sinks: of curves, by name; empty for a run without any.
     """
 
     grad_norm: Measure = None
@@ -200,6 +214,7 @@ class StepFigures(_Message):
     save_s: Measure = None
     save_bytes: int | None = None
     ranks: Annotated[tuple[RankFigures, ...], Field(max_length=limits.MAX_RANKS_SHOWN)] = ()
+    sinks: dict[SinkName, SinkFigures] = {}
 
     @model_validator(mode="after")
     def _a_rank_appears_once(self) -> Self:

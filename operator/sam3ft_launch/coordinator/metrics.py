@@ -185,6 +185,10 @@ def _figures(figures: StepFigures) -> Iterator[Metric]:
     if (waited_s := finite(figures.data_wait_s)) is not None:
         text = "Training waited for images, by the rank that waited longest."
         yield CounterMetricFamily("sam3ft_train_data_wait_seconds", text, waited_s)
+    text = "Values of curves that a sink has taken."
+    yield _counter("sam3ft_train_sink_values", text, "sink", [(name, it.sent) for name, it in figures.sinks.items()])
+    text = "Values of curves that a sink never gets."
+    yield _counter("sam3ft_train_sink_lost", text, "sink", [(name, it.lost) for name, it in figures.sinks.items()])
     for name, text, read_rank in _RANKS:
         yield _labelled(name, text, "rank", [(str(rank.rank), read_rank(rank)) for rank in figures.ranks])
     parts = GaugeMetricFamily("sam3ft_train_rank_step_seconds", "Seconds of a step, by part.", labels=["rank", "part"])

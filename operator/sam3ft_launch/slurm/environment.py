@@ -1,4 +1,4 @@
-"""What a job takes over from the login shell: what the run needs to reach its stores, and nothing else.
+"""What a job takes over from the login shell: what the run needs to reach its stores and sinks, and nothing else.
 
 The job itself inherits nothing (`--export=NONE`); these variables lie in a file that only its owner may read, each
 value as a literal of the shell.
@@ -9,6 +9,7 @@ import secrets
 import shlex
 from collections.abc import Mapping
 
+from sam3ft_api.sinks import all_variables
 from sam3ft_api.tokens import MIN_KEY_BYTES
 from sam3ft_api.worker import (
     ENV_CACHE_DIR,
@@ -19,8 +20,9 @@ from sam3ft_api.worker import (
 )
 
 _TAKEN = re.compile(r"(SAM3FT_DATA_)?(AWS|GOOGLE|AZURE)_[A-Z0-9_]+|(HTTPS?|NO|ALL)_PROXY|(https?|no|all)_proxy|HF_HOME")
-_NAMES = frozenset(
-    {ENV_STORAGE_PROFILES, ENV_CREDENTIALS_DIR, ENV_DATA_CREDENTIALS_DIR, ENV_CACHE_DIR, "SSL_CERT_FILE"}
+_NAMES = (
+    frozenset({ENV_STORAGE_PROFILES, ENV_CREDENTIALS_DIR, ENV_DATA_CREDENTIALS_DIR, ENV_CACHE_DIR, "SSL_CERT_FILE"})
+    | all_variables()
 )
 
 

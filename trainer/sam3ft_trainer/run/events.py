@@ -1,4 +1,4 @@
-"""What a run says while it runs: events as JSON lines, progress as one small file, scalars for TensorBoard.
+"""What a run says while it runs: events as JSON lines, progress as one small file, scalars for TensorBoard and sinks.
 
 Only rank 0 speaks; the other ranks hold a silent reporter with the same methods, so that the loop has no branches.
 """
@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from sam3ft_api.files import write_atomically
 from sam3ft_api.worker import PROGRESS_FILE, Progress
+from sam3ft_trainer.run.sinks.sinks import Sinks
 
 EVENTS_FILE = "events.jsonl"
 """Name of the event log inside the work folder; every attempt appends."""
@@ -57,9 +58,18 @@ class Silent:
 
 
 class RunReporter:
-    """Appends events to `events.jsonl` and standard output, keeps `progress.json`, writes TensorBoard scalars."""
+    """Appends events to `events.jsonl` and standard output, keeps `progress.json`, hands scalars to who wants them."""
 
-    def __init__(self, work_dir: Path, *, run: str, attempt: int, tensorboard: bool, echo: bool = True) -> None:
+    def __init__(
+        self,
+        work_dir: Path,
+        *,
+        run: str,
+        attempt: int,
+        tensorboard: bool,
+        echo: bool = True,
+        sinks: Sinks | None = None,
+    ) -> None:
         """Open the files of this attempt.
 
         Args:
@@ -68,6 +78,7 @@ class RunReporter:
             attempt: number put into every event.
             tensorboard: also write TensorBoard scalars under `work_dir/tensorboard`.
             echo: also print events to standard output, one JSON object a line.
+            sinks: get the same scalars; None without any. Closed with this reporter.
         """
         self._log = (work_dir / EVENTS_FILE).open("a", buffering=1)
         self._progress_path = work_dir / PROGRESS_FILE
@@ -76,6 +87,7 @@ class RunReporter:
         self._head = {"run": run, "attempt": attempt}
         self._echo = echo
         self._board = _open_board(work_dir / "tensorboard") if tensorboard else None
+        self._sinks = sinks or Sinks()
 
     def event(self, name: str, **fields: Any) -> None:
         """Append one line (`sam3ft_api.log_lines`); numbers that JSON does not have (NaN, infinities) become null."""
@@ -90,30 +102,47 @@ class RunReporter:
         """Merge `changes` and write the file if a second has passed, the state has changed or `force` is set."""
         is_new_state = changes.get("state", self._progress["state"]) != self._progress["state"]
         self._progress |= changes
+        self._tell_sinks()
         now = time.monotonic()
         if force or is_new_state or now - self._written >= PROGRESS_INTERVAL_S:
             self._write_progress()
             self._written = now
 
     def _write_progress(self) -> None:
+        progress = self._progress
+        if sinks := self._sinks.figures():
+            progress = progress | {"figures": {**(progress.get("figures") or {}), "sinks": sinks}}
         # Validated when it is written, not at each of many steps a second.
-        write_atomically(self._progress_path, Progress.model_validate(_clean(self._progress)).model_dump_json())
+        write_atomically(self._progress_path, Progress.model_validate(_clean(progress)).model_dump_json())
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Write each finite value as a TensorBoard scalar."""
+        """Write each finite value as a TensorBoard scalar, and hand it to the sinks."""
+        self._sinks.offer(step, values)
+        self._tell_sinks()
         if self._board is not None:
             for name, value in values.items():
                 if math.isfinite(value):
                     self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Write the last progress and close all files."""
+        """Close the sinks, write the last progress and close all files; sinks may take some seconds."""
         try:
+            self._close_sinks()
             self._write_progress()
         finally:
             self._log.close()
             if self._board is not None:
                 self._board.close()
+
+    def _tell_sinks(self) -> None:
+        for news in self._sinks.news():
+            self.event("sink_failed", **news)
+
+    def _close_sinks(self) -> None:
+        self._sinks.close(is_complete=self._progress["state"] == "finished")
+        self._tell_sinks()
+        if figures := self._sinks.figures():
+            self.event("sinks_closed", sinks=figures)
 
 
 def _open_board(folder: Path) -> Any:

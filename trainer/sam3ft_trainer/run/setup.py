@@ -31,6 +31,7 @@ from sam3ft_trainer.run.pace import gpu_peak
 from sam3ft_trainer.run.prefetch import DeviceFeed
 from sam3ft_trainer.run.selection import Selection
 from sam3ft_trainer.run.session import Session
+from sam3ft_trainer.run.sinks.sinks import open_sinks
 from sam3ft_trainer.run.spans import Spans
 from sam3ft_trainer.run.state import LoopState
 from sam3ft_trainer.run.step import Stepper
@@ -107,6 +108,7 @@ def _open_reporter(config: TrainingConfig, environment: WorkerEnvironment) -> Re
         run=config.identity.name,
         attempt=environment.attempt,
         tensorboard=config.runtime.tensorboard,
+        sinks=open_sinks(config, work_dir=environment.work_dir, attempt=environment.attempt, environ=os.environ),
     )
 
 
