@@ -16,7 +16,7 @@ CAPACITY = 1024
 """Points that wait; at a log line in ten seconds, what three hours without a server bring."""
 TRIES = 3
 """Times that a point is handed over before it is lost."""
-MAX_PAUSE_S = 60.0
+MAX_PAUSE_S = 300.0
 """Longest pause between two tries."""
 
 

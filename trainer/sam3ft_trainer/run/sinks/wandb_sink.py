@@ -62,6 +62,10 @@ class WandbSink:
             )
         except wandb.errors.UsageError as error:
             raise SinkUnusable(f"{error}; set WANDB_API_KEY, or WANDB_MODE=offline to keep the curves here") from error
+        except BaseException:
+            # Its program holds on to the run that it could not begin, and would refuse the next try: begin without it.
+            wandb.teardown()
+            raise
         settings_told: Any = run.config
         settings_told.update(
             {**context.settings, "uid": context.uid, "attempt": context.attempt}, allow_val_change=True
