@@ -58,6 +58,8 @@ def test_a_profile_may_have_no_cache():
         ("{env: {A-B: x}}", "letters, digits and underscores"),
         ("{env: {AWS_SECRET_ACCESS_KEY: abc}}", "AWS_SECRET_ACCESS_KEY looks like a secret"),
         ("{env: {HF_TOKEN: abc}}", "HF_TOKEN looks like a secret"),
+        ("{env: {WANDB_API_KEY: abc}}", "WANDB_API_KEY looks like a secret"),
+        ("{env: {OTEL_EXPORTER_OTLP_HEADERS: 'k=v'}}", "OTEL_EXPORTER_OTLP_HEADERS looks like a secret"),
         ("{env: {URL: 'https://u:hunter2@h'}}", "URL looks like a secret"),
         ("{env: {NCCL_DEBUG: 1}}", "1 is not allowed; expected text"),
         ("{proxy: {https: 'http://u:hunter2@h:1'}}", "profiles.a.proxy.https"),

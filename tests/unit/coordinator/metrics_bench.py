@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from rounds_bench import TOKEN, Run
 
 from sam3ft_api.messages import Hello, encode
-from sam3ft_api.worker import Progress, RankFigures, StepFigures, StepTimes
+from sam3ft_api.worker import Progress, RankFigures, SinkFigures, StepFigures, StepTimes
 from sam3ft_launch.coordinator.counts import Counts
 from sam3ft_launch.coordinator.metrics import RunMetrics
 from sam3ft_launch.coordinator.roster import Action, Note
@@ -40,6 +40,7 @@ PROGRESS = Progress(
         flops_share=0.31,
         save_s=2.25,
         save_bytes=4096,
+        sinks={"wandb": SinkFigures(sent=120, lost=3), "otlp": SinkFigures(sent=123)},
         ranks=(
             RankFigures(rank=0, data_s=0.125, peers_s=0.25, forward_s=0.5, device_bytes=10, resident_bytes=100),
             RankFigures(rank=1, data_s=0.25, forward_s=0.5, resident_bytes=200),

@@ -78,6 +78,8 @@ def test_curves_of_the_steps_are_shown():
     }
     assert expected == {name: run.value(f"sam3ft_train_{name}") for name in expected}
     assert {"0": 100.0, "1": 200.0} == run.positive("sam3ft_train_resident_memory_bytes")
+    assert {"wandb": 120.0, "otlp": 123.0} == run.positive("sam3ft_train_sink_values_total")
+    assert {"wandb": 3.0} == run.positive("sam3ft_train_sink_lost_total")
     assert {"0": 10.0} == run.positive("sam3ft_train_gpu_memory_bytes")
     parts = [run.value("sam3ft_train_rank_step_seconds", rank="1", part=part) for part in ("data", "peers", "forward")]
     assert [0.25, None, 0.5] == parts

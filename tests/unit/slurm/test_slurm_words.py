@@ -149,6 +149,14 @@ def test_a_job_takes_over_what_it_needs_for_its_stores_and_nothing_else():
     assert taken[ENV_RUN_KEY] != job_environment({}, {})[ENV_RUN_KEY]
 
 
+def test_a_job_takes_over_what_the_sinks_need_and_nothing_else_of_theirs():
+    environ = {"WANDB_API_KEY": "k", "MLFLOW_TRACKING_URI": "u", "OTEL_EXPORTER_OTLP_HEADERS": "h"}
+
+    taken = job_environment({}, environ | {"WANDB_NOTES": "n", "MLFLOW_RUN_ID": "r", "OTEL_SERVICE_NAME": "s"})
+
+    assert environ == {name: value for name, value in taken.items() if name != ENV_RUN_KEY}
+
+
 def test_settings_are_defaults_without_a_file_and_named_by_the_environment(tmp_path: Path):
     assert SlurmSettings() == read_settings(tmp_path / "none.yaml")
     assert tmp_path / "a.yaml" == settings_file({"SAM3FT_SLURM_SETTINGS": f"{tmp_path}/a.yaml"})
