@@ -29,6 +29,7 @@ prepare_environment(("wandb",), os.environ, folder)
 sink = WandbSink()
 sink.open(SinkContext("blood", "uid-1", "KEY", attempt, "cells", folder / "wandb", {"optim.lr": str(attempt)}))
 for step in steps:
+    print("said on the console", file=sys.stderr)
     sink.scalars(Point(step, 1_764_000_000.0 + step, {"train/loss": step / 8, "valid/bbox_AP": 0.5}))
 sink.close(is_complete=True)
 sys.stdout.flush()
@@ -82,6 +83,9 @@ def test_attempts_are_one_run_whose_steps_may_come_again(tmp_path: Path):
 
 
 def test_nothing_but_curves_and_settings_would_leave_the_machine(tmp_path: Path):
+    (tmp_path / "home").mkdir()
+    for words in (["init", "--quiet"], ["remote", "add", "origin", "https://git.example/cells"]):
+        subprocess.run(["git", *words], cwd=tmp_path / "home", check=True)
     ended = attempt(tmp_path, "1", "10", WANDB_MODE="offline")
     assert 0 == ended.returncode, ended.stderr
 

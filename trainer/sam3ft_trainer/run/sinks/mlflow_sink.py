@@ -10,15 +10,11 @@ from sam3ft_trainer.run.sinks.sink import Point, SinkContext, SinkUnusable
 KEY_TAG = "sam3ft.key"
 """Tag by which the next attempt finds the run."""
 ADDRESS = "MLFLOW_TRACKING_URI"
-MAX_PARAMS = 100
-"""Settings in one request; the server takes no more."""
-MAX_METRICS = 1000
-"""Values in one request."""
 _REFUSED = re.compile(r"[^A-Za-z0-9_./ :-]")
 
 
 class MlflowSink:
-    """Sends each point in one request; the requests of this library are its caller's to wait for."""
+    """Sends each point in one call, which the library divides into as many requests as the server takes."""
 
     def __init__(self) -> None:
         """Hold no run yet."""
@@ -53,9 +49,7 @@ class MlflowSink:
         run = found[0] if found else self._client.create_run(experiment, tags=tags, run_name=context.run)
         self._run_id = run.info.run_id
         new = [Param(name, value) for name, value in context.settings.items() if name not in run.data.params]
-        for first in range(0, len(new), MAX_PARAMS):
-            self._client.log_batch(self._run_id, params=new[first : first + MAX_PARAMS])
-        self._client.log_batch(self._run_id, tags=[RunTag("sam3ft.attempt", str(context.attempt))])
+        self._client.log_batch(self._run_id, params=new, tags=[RunTag("sam3ft.attempt", str(context.attempt))])
         self._client.update_run(self._run_id, status="RUNNING")
 
     def _experiment(self, name: str) -> str:
@@ -68,8 +62,7 @@ class MlflowSink:
         metrics = [
             self._metric(_REFUSED.sub("_", name), value, at_ms, point.step) for name, value in point.values.items()
         ]
-        for first in range(0, len(metrics), MAX_METRICS):
-            self._client.log_batch(self._run_id, metrics=metrics[first : first + MAX_METRICS])
+        self._client.log_batch(self._run_id, metrics=metrics)
 
     def close(self, *, is_complete: bool) -> None:
         """Mark the run as finished, or as killed: another attempt may take it up again."""
