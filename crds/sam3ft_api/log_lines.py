@@ -38,6 +38,7 @@ EVENTS: dict[str, str] = {
     "copy_skipped": "it keeps none, and why",
     "copy_used": "a restore read that copy",
     "copy_damaged": "that copy was not what it should be; the store's was read",
+    "events_not_kept": "these lines, or the report, could not be kept beside the checkpoints; `message`",
     "stopped": "asked to stop, and saved; `step`, `kind`",
     "stopped_unsaved": "asked to stop without the time for a save; `step`, `checkpoint_step`, `steps_lost`",
     "chosen": "which weights are handed over, and why; `step`, `why`",
