@@ -35,6 +35,7 @@ from sam3ft_trainer.run.meter import Meter
 from sam3ft_trainer.run.progress import Pace
 
 STEPS = 2_000
+_OF_A_RANK = [name for name in RankFigures.model_fields if name != "rank"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -148,7 +149,7 @@ def trained(ranks: int) -> tuple[Rounds, Counts]:
             save_s=1.0,
             save_bytes=1,
             ranks=tuple(
-                RankFigures(rank=rank, data_s=0.1, peers_s=0.1, forward_s=0.1, device_bytes=1, resident_bytes=1)
+                RankFigures.model_validate({"rank": rank} | dict.fromkeys(_OF_A_RANK, 1))
                 for rank in range(min(ranks, limits.MAX_RANKS_SHOWN))
             ),
         ),

@@ -16,6 +16,7 @@ EVENTS: dict[str, str] = {
     "model_loaded": "weights are loaded and frozen as asked; `origin`, `load`, `freeze`",
     "text_cached": "phrases were encoded once, and the encoder's memory given back; `phrases`",
     "layers": "whether layers are compiled, and why not; `compiled`, `message`",
+    "gpu_not_watched": "use, power and temperature of rank 0's device cannot be read; `message`",
     "started": "the first attempt begins; `total_steps`, `micro_batch`, `threads`, `world_size`",
     "resumed": "another attempt goes on; `step`, `seq`, `message`",
     "grace_short": "less time to stop than saves have taken; `grace_s`, `save_s`",

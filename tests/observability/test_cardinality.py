@@ -14,7 +14,7 @@ from waiting import wait_for
 RUNS = 200
 RANKS = [64 if number % 20 == 0 else 8 if number % 5 == 0 else 1 for number in range(RUNS)]
 """Of each run: ten on eight nodes, thirty on one node of eight devices, the rest on one device."""
-OF_A_COORDINATOR, OF_AN_OPERATOR, OWN = 500, 20, 250
+OF_A_COORDINATOR, OF_AN_OPERATOR, OWN = 750, 20, 250
 """Most series of a run with 64 ranks at its coordinator, of a run at each operator, and of an operator about itself."""
 
 

@@ -26,6 +26,7 @@ from sam3ft_trainer.run.events import EVENTS_FILE, Reporter, RunReporter, Silent
 from sam3ft_trainer.run.facts import run_facts
 from sam3ft_trainer.run.flags import FlagReader
 from sam3ft_trainer.run.foundation import Foundation, lay_foundation
+from sam3ft_trainer.run.gpu_watch import CannotWatch, GpuWatch
 from sam3ft_trainer.run.group import Group, join_group
 from sam3ft_trainer.run.horizon import planned_steps
 from sam3ft_trainer.run.meter import Meter
@@ -242,7 +243,11 @@ def _assemble(
         foundation=foundation,
         watchdog=watchdog,
         spans=spans,
-        meter=Meter(device=device, ideal_image_s=_ideal_image_s(config, foundation)),
+        meter=Meter(
+            device=device,
+            ideal_image_s=_ideal_image_s(config, foundation),
+            watch=_watch_gpu(device, foundation.reporter, stack),
+        ),
         model=model,
         text=text,
         stepper=stepper,
@@ -264,6 +269,19 @@ def _ideal_image_s(config: TrainingConfig, foundation: Foundation) -> float | No
     peak = gpu_peak(torch.cuda.get_device_name(foundation.device), config.scratch.precision)
     memory = foundation.memory
     return None if peak is None else memory.plan.flops.total / memory.micro_batch / peak
+
+
+def _watch_gpu(device: torch.device, reporter: Reporter, stack: ExitStack) -> GpuWatch | None:
+    """Watch the device of this rank; None on the CPU, and, with an event, where that is not possible."""
+    if device.type != "cuda":
+        return None
+    try:
+        watch = GpuWatch.of(device)
+    except CannotWatch as reason:
+        reporter.event("gpu_not_watched", message=str(reason))
+        return None
+    stack.callback(watch.close)
+    return watch
 
 
 def _layer_compiler(
