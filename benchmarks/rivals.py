@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from sam3ft_trainer.data.decode import decode_image
-from sam3ft_trainer.data.transforms import place_image, plain_plan
+from sam3ft_trainer.data.geometry import plain_plan
+from sam3ft_trainer.data.transforms import place_image
 
 with suppress(ImportError):
     from litdata.streaming import downloader

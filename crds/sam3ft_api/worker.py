@@ -165,6 +165,10 @@ class RankFigures(_Message):
             which kernels are queued.
         device_bytes: most memory that tensors held on its device during the interval; None on the CPU.
         resident_bytes: memory of its process on the host.
+        gpu_use: share of the time in which its device had work, 0..1; this and the next three by NVML, None without.
+        gpu_used_bytes: most memory of the device in use, by all its processes.
+        gpu_power_w: watts that the device drew, on average.
+        gpu_celsius: its highest temperature.
     """
 
     rank: Annotated[int, Field(ge=0, lt=limits.MAX_RANKS_SHOWN)]
@@ -173,6 +177,10 @@ class RankFigures(_Message):
     forward_s: Measure = None
     device_bytes: int | None = None
     resident_bytes: int | None = None
+    gpu_use: Measure = None
+    gpu_used_bytes: int | None = None
+    gpu_power_w: Measure = None
+    gpu_celsius: Measure = None
 
 
 class SinkFigures(_Message):

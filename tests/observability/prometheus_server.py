@@ -30,17 +30,20 @@ class Target:
         name: of the scrape job.
         address: host and port.
         labels: given to its series, as a PodMonitor would.
+        path: of its answer.
         honors_labels: labels of the series themselves win, as in our ServiceMonitor.
     """
 
     name: str
     address: str
     labels: Mapping[str, str] = field(default_factory=dict)
+    path: str = "/metrics"
     honors_labels: bool = False
 
     def config(self) -> dict[str, Any]:
         return {
             "job_name": self.name,
+            "metrics_path": self.path,
             "honor_labels": self.honors_labels,
             "static_configs": [{"targets": [self.address], "labels": dict(self.labels)}],
         }
@@ -49,19 +52,20 @@ class Target:
 class PrometheusServer:
     """Scrapes its targets every second, until it is left."""
 
-    def __init__(self, folder: Path, targets: Sequence[Target], *, rules: str = "") -> None:
+    def __init__(self, folder: Path, targets: Sequence[Target], *, rules: str = "", every_s: int = SCRAPE_S) -> None:
         """Write its settings.
 
         Args:
             folder: for settings, data and log.
             targets: what is scraped.
             rules: content of a rule file.
+            every_s: between two scrapes.
         """
         self.folder, self.port = folder, free_port()
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "rules.yaml").write_text(rules or "groups: []\n")
         self.config = {
-            "global": {"scrape_interval": f"{SCRAPE_S}s", "evaluation_interval": "1s"},
+            "global": {"scrape_interval": f"{every_s}s", "scrape_timeout": f"{every_s}s", "evaluation_interval": "1s"},
             "rule_files": [str(folder / "rules.yaml")],
             "scrape_configs": [target.config() for target in targets],
         }
@@ -124,6 +128,10 @@ class PrometheusServer:
     def targets(self) -> dict[str, dict[str, Any]]:
         """Return what is known of each target, by the name of its scrape job."""
         return {target["labels"]["job"]: target for target in self._ask("targets")["activeTargets"]}
+
+    def kept_series(self) -> int:
+        """Return how many series it holds in memory."""
+        return int(self._ask("status/tsdb")["headStats"]["numSeries"])
 
     def firing(self) -> list[dict[str, str]]:
         """Return the labels of the alerts that fire."""

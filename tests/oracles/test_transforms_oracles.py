@@ -11,11 +11,12 @@ from torch.nn import functional as F
 from sam3ft_api.training import DataConfig
 from sam3ft_trainer.data.coco import parse_coco
 from sam3ft_trainer.data.collate import collate
+from sam3ft_trainer.data.geometry import Plan
 from sam3ft_trainer.data.index import CocoIndex
 from sam3ft_trainer.data.phrases import build_phrase_book
 from sam3ft_trainer.data.report import ProblemLog
 from sam3ft_trainer.data.sample import Sample, filtered_question, place_question
-from sam3ft_trainer.data.transforms import Plan, place_image
+from sam3ft_trainer.data.transforms import place_image
 from sam3ft_trainer.tensors import Batch
 
 CASES = pytest.mark.oracle_cases("transforms_*")

@@ -115,7 +115,7 @@ def drive(session: Session, *, detach: bool, output: OutputFormat) -> int:
 
 
 def check(session: Session, *, output: OutputFormat) -> None:
-    """Have the trainer look at data, model, storage and memory before any training step.
+    """Have the trainer look at data, model, storage and, for a run on this machine, memory before any training step.
 
     Its account of the data set goes into the run folder, where the report finds it; a refusal leaves no folder behind.
 
@@ -124,8 +124,9 @@ def check(session: Session, *, output: OutputFormat) -> None:
     """
     with config_file(session.plan.config) as path:
         account = path.with_name(DATASET_FILE)
-        processes = str(session.plan.processes_per_node)
-        arguments = ["check", "--config", str(path), "--nproc", processes, "--save", str(account)]
+        arguments = ["check", "--config", str(path), "--nproc", str(session.plan.world_size), "--save", str(account)]
+        if session.plan.slurm is not None:
+            arguments.append("--for-others")
         if output is OutputFormat.JSON:
             emit(event="checked", **ask_trainer(arguments, env=session.plan.env).document_or_raise())
         else:

@@ -64,6 +64,10 @@ _FIGURES: tuple[tuple[str, str, Callable[[StepFigures], float | None]], ...] = (
 _RANKS: tuple[tuple[str, str, Callable[[RankFigures], float | None]], ...] = (
     ("sam3ft_train_gpu_memory_bytes", "Most memory that tensors held on the device.", lambda it: it.device_bytes),
     ("sam3ft_train_resident_memory_bytes", "Memory of the process on the host.", lambda it: it.resident_bytes),
+    ("sam3ft_train_gpu_utilization_ratio", "Share of the time in which the device had work.", lambda it: it.gpu_use),
+    ("sam3ft_train_gpu_used_memory_bytes", "Most memory in use on the device.", lambda it: it.gpu_used_bytes),
+    ("sam3ft_train_gpu_power_watts", "Power that the device drew.", lambda it: it.gpu_power_w),
+    ("sam3ft_train_gpu_temperature_celsius", "Highest temperature of the device.", lambda it: it.gpu_celsius),
 )
 _PARTS: tuple[tuple[str, Callable[[RankFigures], float | None]], ...] = (
     ("data", lambda it: it.data_s),

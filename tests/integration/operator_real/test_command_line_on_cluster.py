@@ -249,6 +249,24 @@ def test_logs_beside_the_checkpoints_are_read_with_the_users_own_credentials(
     assert f"kept beside its checkpoints in s3://{bucket}/blood" in where
 
 
+def test_the_report_is_made_from_beside_the_checkpoints(user: Terminal, s3_server: S3Server, tmp_path: Path) -> None:
+    bucket = s3_server.create_bucket(f"runs-{uuid.uuid4().hex[:8]}")
+    events = tmp_path / "kept/report/events"
+    events.mkdir(parents=True)
+    line = '{"event": "started", "ts": 1.0, "run": "blood", "attempt": 1, "total_steps": 7}\n'
+    (events / f"000001-{0:012d}-{len(line):012d}.jsonl").write_text(line)
+    user("run", "blood.yaml", "--detach", "--set", f"checkpoint.uri=s3://{bucket}/blood")
+    user.environment |= s3_server.environment()
+    user.environment[ENV_STORAGE_PROFILES] = str(s3_server.profiles_file(tmp_path / "profiles.yaml"))
+    _, nothing = user.both("report", "blood", code=10)
+    s3_server.upload_folder(bucket, "blood", tmp_path / "kept")
+    said = user("report", "blood", "--to", str(tmp_path / "blood.html"))
+
+    assert f"s3://{bucket}/blood keeps nothing to report" in nothing
+    assert str(tmp_path / "blood.html") == said.strip()
+    assert "<html" in (tmp_path / "blood.html").read_text()
+
+
 def line_of(text: str) -> str:
     """Return a line as a container runtime writes it."""
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime())}.000000000Z stdout F {text}\n"

@@ -81,6 +81,10 @@ def test_curves_of_the_steps_are_shown():
     assert {"wandb": 120.0, "otlp": 123.0} == run.positive("sam3ft_train_sink_values_total")
     assert {"wandb": 3.0} == run.positive("sam3ft_train_sink_lost_total")
     assert {"0": 10.0} == run.positive("sam3ft_train_gpu_memory_bytes")
+    assert {"0": 0.875} == run.positive("sam3ft_train_gpu_utilization_ratio")
+    assert {"0": 20.0} == run.positive("sam3ft_train_gpu_used_memory_bytes")
+    assert {"0": 612.5} == run.positive("sam3ft_train_gpu_power_watts")
+    assert {"0": 61.0} == run.positive("sam3ft_train_gpu_temperature_celsius")
     parts = [run.value("sam3ft_train_rank_step_seconds", rank="1", part=part) for part in ("data", "peers", "forward")]
     assert [0.25, None, 0.5] == parts
 

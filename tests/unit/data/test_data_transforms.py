@@ -7,19 +7,9 @@ from torch.nn import functional as F
 
 from sam3ft_api.training import AugmentConfig
 from sam3ft_trainer.data.augment import draw_plan, train_sides
+from sam3ft_trainer.data.geometry import Plan, box_mask, clamp_boxes, place_boxes, plain_plan, scaled_areas
 from sam3ft_trainer.data.seeds import Draws, hash64
-from sam3ft_trainer.data.transforms import (
-    Plan,
-    adjust_color,
-    box_mask,
-    clamp_boxes,
-    place_boxes,
-    place_image,
-    place_mask,
-    plain_plan,
-    resize_mask,
-    scaled_areas,
-)
+from sam3ft_trainer.data.transforms import adjust_color, place_image, place_mask, resize_mask
 
 HEIGHT, WIDTH = 60, 80
 

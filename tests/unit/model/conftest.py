@@ -8,7 +8,8 @@ from torch import Tensor
 from transformers import Sam3Model
 
 from sam3ft_api.training import ModelConfig
-from sam3ft_trainer.model.presets import build_preset, preset_config, preset_resolution
+from sam3ft_trainer.model.preset_sizes import preset_resolution
+from sam3ft_trainer.model.presets import build_preset, preset_config
 from sam3ft_trainer.model.text import Tokenizer, byte_tokenizer
 from sam3ft_trainer.model.training import TrainingModel
 from sam3ft_trainer.tensors import Predictions

@@ -8,14 +8,8 @@ import torch
 from transformers import Sam3Processor
 
 from sam3ft_api.training import ModelConfig
-from sam3ft_trainer.model.presets import (
-    SIZES,
-    build_preset,
-    grid_reference_boxes,
-    preset_config,
-    preset_names,
-    preset_resolution,
-)
+from sam3ft_trainer.model.preset_sizes import SIZES, preset_names, preset_resolution
+from sam3ft_trainer.model.presets import build_preset, grid_reference_boxes, preset_config
 from sam3ft_trainer.model.processor import build_processor
 from sam3ft_trainer.model.text import Tokenizer, byte_tokenizer
 from sam3ft_trainer.model.training import TrainingModel

@@ -3,12 +3,14 @@
 import argparse
 import json
 import shutil
+import subprocess
+import sys
 from collections import namedtuple
 from pathlib import Path
 
 import pytest
 
-from sam3ft_api.errors import DeviceOutOfMemory, InvalidConfig, StorageDenied
+from sam3ft_api.errors import DeviceOutOfMemory, InvalidConfig, ModelUnusable, StorageDenied
 from sam3ft_api.training import TrainingConfig
 from sam3ft_trainer.commands import check
 from sam3ft_trainer.run import memory, preflight
@@ -72,6 +74,63 @@ def test_the_room_of_a_bucket_is_not_asked(tmp_path: Path) -> None:
     found = preflight.examine(make_config(tmp_path, checkpoint={"uri": "s3://bucket/run"}), processes=1)
 
     assert (found.disk_bytes, found.disk_free_bytes) == (0, None)
+
+
+def test_memory_and_device_of_this_machine_are_not_judged_for_workers_on_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "free_memory_bytes", lambda _device: 1 << 20)
+    config = make_config(tmp_path, runtime={"device": "cuda"}, checkpoint={"uri": "s3://bucket/run"})
+
+    found = preflight.examine_for_others(config)
+
+    assert (found.device, found.memory_bytes, found.disk_free_bytes) == (None, None, None)
+    assert found.lines() == [
+        "model  preset:tiny-nano, random weights",
+        "memory is judged by the workers, on the devices that they have",
+    ]
+
+
+def test_room_in_a_folder_counts_for_workers_on_other_machines_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = preflight.examine(make_config(tmp_path), processes=1)
+
+    found = preflight.examine_for_others(make_config(tmp_path))
+
+    assert (found.commit_bytes, found.disk_bytes) == (here.commit_bytes, here.disk_bytes)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: Usage(1 << 40, 0, 1 << 16))
+    with pytest.raises(StorageDenied, match=r"lower checkpoint\.keepLast"):
+        preflight.examine_for_others(make_config(tmp_path))
+
+
+def test_a_preset_is_judged_by_its_name_for_workers_on_other_machines(tmp_path: Path) -> None:
+    config = make_config(tmp_path, checkpoint={"uri": "s3://bucket/run"}, model={"uri": "preset:huge"})
+
+    with pytest.raises(InvalidConfig, match="'preset:huge' is unknown; presets are tiny"):
+        preflight.examine_for_others(config)
+
+
+def test_a_folder_of_weights_is_judged_by_its_headers_for_workers_on_other_machines(tmp_path: Path) -> None:
+    config = make_config(tmp_path, model={"uri": str(tmp_path)}, checkpoint={"uri": "s3://bucket/run"})
+
+    with pytest.raises(ModelUnusable, match=r"config\.json"):
+        preflight.examine_for_others(config)
+
+
+def test_a_check_for_others_loads_no_torch(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(make_config(tmp_path, checkpoint={"uri": None}).model_dump_json())
+    program = (
+        "import sys; from sam3ft_trainer.__main__ import main; code = main(); "
+        "assert not {'torch', 'transformers', 'scipy'} & set(sys.modules); sys.exit(code)"
+    )
+    words = ["check", "--for-others", "--no-decode", "--config", str(path)]
+
+    ended = subprocess.run([sys.executable, "-c", program, *words], check=False, capture_output=True, text=True)
+
+    assert ended.returncode == 0, ended.stderr
+    assert "memory is judged by the workers" in ended.stdout
 
 
 def check_arguments(tmp_path: Path, *words: str) -> argparse.Namespace:

@@ -21,7 +21,7 @@ from sam3ft_trainer.data.check import check_dataset
 from sam3ft_trainer.data.figures import merged, sentence
 from sam3ft_trainer.data.layout import Split
 from sam3ft_trainer.data.report import DatasetReport
-from sam3ft_trainer.run.preflight import Preflight, examine, reach_stores
+from sam3ft_trainer.run.preflight import Preflight, examine, examine_for_others, reach_stores
 from sam3ft_trainer.run.worker import classify, read_config
 from sam3ft_trainer.store.access import run_access
 
@@ -32,6 +32,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this verb."""
     parser.add_argument("--config", type=Path, required=True, help="config document (JSON)")
     parser.add_argument("--nproc", type=int, default=1, help="processes that will share the work")
+    parser.add_argument(
+        "--for-others",
+        action="store_true",
+        help="the workers run on other machines: judge neither the device nor the memory of this one",
+    )
     parser.add_argument("--save", type=Path, help="also write the account of the data set here, as JSON")
     parser.add_argument("--termination-log", type=Path, help="where the last word is written, JSON of `Termination`")
     parser.add_argument("--no-decode", action="store_true", help="do not decode every image")
@@ -96,7 +101,11 @@ def _check(arguments: argparse.Namespace) -> dict[Split, DatasetReport]:
         threads=len(os.sched_getaffinity(0)),
         progress=_silent if quiet else _Ticker(),
     )
-    preflight = examine(config, processes=arguments.nproc, access=access)
+    preflight = (
+        examine_for_others(config, access=access)
+        if arguments.for_others
+        else examine(config, processes=arguments.nproc, access=access)
+    )
     if arguments.save is not None:
         _save(arguments.save, reports)
     if quiet:

@@ -7,11 +7,11 @@ import numpy.typing as npt
 
 from sam3ft_api.training import TrainingConfig
 from sam3ft_trainer.data.augment import train_sides
+from sam3ft_trainer.data.geometry import clamp_boxes
 from sam3ft_trainer.data.index import CocoIndex, Ints
 from sam3ft_trainer.data.layout import Split
 from sam3ft_trainer.data.phrases import PhraseBook
 from sam3ft_trainer.data.report import CategoryCount, DatasetReport, DroppedObjects, ProblemLog
-from sam3ft_trainer.data.transforms import clamp_boxes
 
 
 def account_of(

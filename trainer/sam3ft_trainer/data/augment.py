@@ -1,8 +1,8 @@
 """Drawing the plan of one training image; deterministic in (seed, epoch, image id)."""
 
 from sam3ft_api.training import AugmentConfig
+from sam3ft_trainer.data.geometry import Plan
 from sam3ft_trainer.data.seeds import Draws
-from sam3ft_trainer.data.transforms import Plan
 
 STEP_AT_1008 = 32
 

@@ -14,22 +14,20 @@ from sam3ft_api.training import TrainingConfig
 from sam3ft_trainer.data.augment import draw_plan
 from sam3ft_trainer.data.dataset import CocoDataset
 from sam3ft_trainer.data.decode import BadImage, DecodedImage, Scratch, decode_image
-from sam3ft_trainer.data.index import CocoIndex, Ints
-from sam3ft_trainer.data.phrases import Question
-from sam3ft_trainer.data.seeds import Draws
-from sam3ft_trainer.data.transforms import (
+from sam3ft_trainer.data.geometry import (
     Bytes,
     Floats,
     Plan,
     box_mask,
     clamp_boxes,
-    packed_image,
     place_boxes,
-    place_image,
-    place_mask,
     plain_plan,
     scaled_areas,
 )
+from sam3ft_trainer.data.index import CocoIndex, Ints
+from sam3ft_trainer.data.phrases import Question
+from sam3ft_trainer.data.seeds import Draws
+from sam3ft_trainer.data.transforms import packed_image, place_image, place_mask
 
 _THREAD = threading.local()
 

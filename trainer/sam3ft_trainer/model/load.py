@@ -17,10 +17,10 @@ from sam3ft_api.training import ModelConfig
 from sam3ft_trainer.model import hub
 from sam3ft_trainer.model.build import allocate, allocate_meta, set_resolution
 from sam3ft_trainer.model.folder import FolderWeights, TensorDigest, read_config
+from sam3ft_trainer.model.preset_sizes import PRESET_SCHEME
 from sam3ft_trainer.model.presets import build_preset, preset_config
 from sam3ft_trainer.model.text import Tokenizer, WeightSource, byte_tokenizer
 
-PRESET_SCHEME = "preset:"
 _SHOWN = 5
 
 

@@ -5,86 +5,20 @@ architecture of the published model, 840 million parameters. Weights depend on t
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 from transformers import Sam3Config, Sam3Model
 from transformers.models.sam3.modeling_sam3 import Sam3DecoderMLP
 
-from sam3ft_api.errors import InvalidConfig
 from sam3ft_trainer.model.build import allocate, set_resolution
+from sam3ft_trainer.model.preset_sizes import PATCH, REAL, Size, preset_resolution, preset_size
 from sam3ft_trainer.model.text import BYTE_VOCABULARY_SIZE
 
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """Dimensions of a preset; everything else follows from them.
-
-    Attributes:
-        resolution: side of the input the preset was made for, pixels.
-        hidden: width of the ViT and of every DETR part.
-        vit_ff: hidden width of the ViT's MLP.
-        vit_layers: ViT blocks; the last one attends globally.
-        heads: attention heads of the ViT.
-        window: window side in patches.
-        pretrain: side of the tiled position embedding, pixels.
-        text_layers: layers of the text encoder.
-        encoder_layers: fusion encoder layers.
-        decoder_layers: decoder layers.
-        queries: object queries.
-    """
-
-    resolution: int
-    hidden: int
-    vit_ff: int
-    vit_layers: int
-    heads: int
-    window: int
-    pretrain: int
-    text_layers: int
-    encoder_layers: int
-    decoder_layers: int
-    queries: int
-
-
-DEMO = Size(224, 128, 256, 4, 4, 8, 112, 2, 1, 3, 50)
-SIZES: dict[str, Size] = {
-    "tiny": DEMO,
-    "tiny-demo": DEMO,
-    "tiny-nano": Size(28, 16, 32, 1, 2, 1, 14, 1, 1, 1, 4),
-    "tiny-micro": Size(112, 32, 64, 2, 2, 4, 56, 1, 2, 2, 16),
-    "tiny-learn": Size(112, 64, 128, 3, 2, 4, 56, 1, 2, 2, 10),
-    "tiny-small": Size(224, 64, 128, 4, 2, 8, 112, 2, 3, 3, 20),
-}
-REAL = "sam3"
-"""Name of the preset with the published architecture."""
-_PATCH = 14
 _OUTSIDE = 12.0
 """Logits that a position loses for a log-scaled distance of 1 outside the box; a tenth of the image is 0.28."""
 _BOX_SIDE = 0.2
 """Width and height of the initial reference boxes, as a fraction of the image."""
-
-
-def preset_names() -> list[str]:
-    """Return every name that may follow `preset:`."""
-    return [*SIZES, REAL]
-
-
-def preset_resolution(name: str) -> int:
-    """Return the input side that the preset was made for, in pixels.
-
-    Raises:
-        InvalidConfig: there is no such preset.
-    """
-    return 1008 if name == REAL else _size(name).resolution
-
-
-def _size(name: str) -> Size:
-    try:
-        return SIZES[name]
-    except KeyError:
-        raise InvalidConfig(f"model.uri 'preset:{name}' is unknown; presets are {', '.join(preset_names())}") from None
 
 
 def preset_config(name: str, *, resolution: int | None = None) -> Sam3Config:
@@ -93,7 +27,7 @@ def preset_config(name: str, *, resolution: int | None = None) -> Sam3Config:
     Raises:
         InvalidConfig: unknown preset, or a resolution that is no multiple of the patch size.
     """
-    config = Sam3Config() if name == REAL else _small_config(_size(name))
+    config = Sam3Config() if name == REAL else _small_config(preset_size(name))
     return set_resolution(config, resolution or preset_resolution(name))
 
 
@@ -109,7 +43,7 @@ def _small_config(size: Size) -> Sam3Config:
                 "num_hidden_layers": size.vit_layers,
                 "num_attention_heads": size.heads,
                 "image_size": size.resolution,
-                "patch_size": _PATCH,
+                "patch_size": PATCH,
                 "window_size": size.window,
                 "global_attn_indexes": [size.vit_layers - 1],
                 "pretrain_image_size": size.pretrain,

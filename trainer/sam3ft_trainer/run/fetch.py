@@ -22,7 +22,8 @@ from sam3ft_api.training import ModelConfig
 from sam3ft_trainer.export.publish import MANIFEST, hash_files, publish, sha256_of, staging, write_manifest
 from sam3ft_trainer.model import hub
 from sam3ft_trainer.model.folder import read_config, weight_files
-from sam3ft_trainer.model.load import PRESET_SCHEME, inspect_model
+from sam3ft_trainer.model.load import inspect_model
+from sam3ft_trainer.model.preset_sizes import PRESET_SCHEME
 from sam3ft_trainer.run.model_files import fetch_whole, is_wanted, list_model, refuse_damaged
 from sam3ft_trainer.store.access import Access
 from sam3ft_trainer.store.objects import NotFound, Store

@@ -79,7 +79,7 @@ def report_again(run: Session) -> None:
     work_dir = run.environment.work_dir
     run.reporter.progress(state="finished", message="complete", step=run.state.step, force=True)
     if run.group.rank == 0 and (work_dir / SCORES_FILE).exists() and not (work_dir / REPORT).exists():
-        build_report(work_dir, work_dir / REPORT)
+        _report(run)
 
 
 def _choose(run: Session) -> Chosen:
@@ -146,4 +146,13 @@ def _record(run: Session, final: RunScores, exported: str | None) -> None:
     run.drain_store_events()
     run.reporter.event("finished", step=run.state.step, export=final.export, elapsed_s=round(run.state.elapsed_s, 1))
     run.reporter.progress(state="finished", message="complete", eta_s=0.0, force=True)
-    build_report(work_dir, work_dir / REPORT)
+    _report(run)
+
+
+def _report(run: Session) -> None:
+    """Make the page from the log of all attempts, wherever they ran, and keep it beside the checkpoints."""
+    page = run.environment.work_dir / REPORT
+    build_report(page.parent, page, log=None if run.chronicle is None else run.chronicle.whole_log())
+    if run.chronicle is not None:
+        run.chronicle.keep_end(page=page, scores=page.with_name(SCORES_FILE))
+        run.tell_store_news()

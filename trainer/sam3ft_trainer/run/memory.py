@@ -107,6 +107,18 @@ def lay_out_memory(
     return MemoryLayout(micro_batch=images, checkpointed=parts, budget=budget, plan=plan)
 
 
+def trace_alone(config: TrainingConfig, sam3_config: Sam3Config, train: CocoDataset) -> MemoryPlan:
+    """Return the plan of a step of one image on no device in particular, for what is the same on all: sizes on disk.
+
+    Args:
+        config: the run's settings.
+        sam3_config: architecture, its image size set.
+        train: for the number of phrases and objects of an image.
+    """
+    workload = workload_of(config, train, 1)
+    return trace_step(config, sam3_config, workload, device_type="cpu", checkpointed=())
+
+
 def choose_layout(
     trace: Tracer, rungs: tuple[tuple[Part, ...], ...], *, budget: int, share: int, wanted: int | None
 ) -> tuple[int, tuple[Part, ...], MemoryPlan]:

@@ -11,6 +11,7 @@ import torch
 
 from sam3ft_api import limits
 from sam3ft_api.worker import STEP_BOUNDS_S
+from sam3ft_trainer.run.gpu_watch import GpuWatch
 
 
 class Meter:
@@ -25,6 +26,7 @@ class Meter:
         *,
         device: torch.device,
         ideal_image_s: float | None = None,
+        watch: GpuWatch | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Begin without a step.
@@ -32,8 +34,10 @@ class Meter:
         Args:
             device: of this rank.
             ideal_image_s: an image's FLOPs over the peak FLOP/s of one device, s; None when that is not known.
+            watch: of the device; None without one.
             clock: monotonic seconds.
         """
+        self._watch = watch
         self._device = device
         self._ideal_image_s = ideal_image_s
         self._clock = clock
@@ -86,6 +90,8 @@ class Meter:
         if self._device.type == "cuda":
             shown["device_bytes"] = torch.cuda.max_memory_allocated(self._device)
             torch.cuda.reset_peak_memory_stats(self._device)
+        if self._watch is not None:
+            shown |= self._watch.take()
         return shown | {"steps": steps}
 
     def figures(

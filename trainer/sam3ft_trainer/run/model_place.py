@@ -29,7 +29,8 @@ from sam3ft_api.training import TrainingConfig
 from sam3ft_api.worker import ENV_CACHE_DIR, ENV_WORK_DIR
 from sam3ft_trainer.export.publish import sha256_of
 from sam3ft_trainer.model import hub
-from sam3ft_trainer.model.load import PRESET_SCHEME, LoadedModel, inspect_model, load_model, read_model_config
+from sam3ft_trainer.model.load import LoadedModel, inspect_model, load_model, read_model_config
+from sam3ft_trainer.model.preset_sizes import PRESET_SCHEME
 from sam3ft_trainer.run.model_files import Files, Tell, fetch_headers, fetch_whole, list_model, name_of
 from sam3ft_trainer.store.access import data_access
 from sam3ft_trainer.store.objects import Store, with_patience

@@ -11,6 +11,7 @@ from sam3ft_api.training import TrainingConfig
 from sam3ft_api.worker import Flag
 from sam3ft_trainer.data.pipeline import StepBatches
 from sam3ft_trainer.model.training import TrainingModel
+from sam3ft_trainer.run.chronicle import Chronicle
 from sam3ft_trainer.run.ema import Ema
 from sam3ft_trainer.run.events import Reporter
 from sam3ft_trainer.run.flags import FlagReader
@@ -57,6 +58,7 @@ class Session:
         is_complete: the log already holds the run's final entry.
         flag: the request seen before this step, if any.
         tally: what the loader left out since the last log line.
+        chronicle: keeps the log beside the checkpoints; on rank 0.
         bad_images: images that could not be read, with the reason; rank 0 knows those of all ranks.
         progress_state: what the run is doing apart from the evaluation or save of the moment.
     """
@@ -83,6 +85,7 @@ class Session:
     progress_state: str = "training"
     trace_file: TextIO | None = None
     tally: Tally = field(default_factory=Tally)
+    chronicle: Chronicle | None = None
     bad_images: dict[int, str] = field(default_factory=dict)
     _started_s: float = field(default_factory=time.monotonic)
     _elapsed_before_s: float = 0.0
@@ -215,6 +218,8 @@ class Session:
         if event.name == "checkpoint_committed":
             self.meter.saved(event.fields)
         self.reporter.event(event.name, **event.fields)
+        if event.name == "checkpoint_committed" and self.chronicle is not None:
+            self.chronicle.nudge()
 
     def trace(self, batches: StepBatches) -> None:
         """Write which images of this rank the step used, when `runtime.trace_samples` asks for it."""

@@ -3,9 +3,11 @@
 The order matters: whatever can refuse the run comes before the claim, and the claim before anything is overwritten.
 """
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TextIO
 
 import torch
@@ -19,10 +21,12 @@ from sam3ft_trainer.data.pipeline import TrainLoader, decode_threads
 from sam3ft_trainer.model.compiling import LayerCompiler, keep_compiled_in, why_not_compiled
 from sam3ft_trainer.model.training import TrainingModel
 from sam3ft_trainer.run import machine
-from sam3ft_trainer.run.events import Reporter, RunReporter, Silent
+from sam3ft_trainer.run.chronicle import Chronicle
+from sam3ft_trainer.run.events import EVENTS_FILE, Reporter, RunReporter, Silent
 from sam3ft_trainer.run.facts import run_facts
 from sam3ft_trainer.run.flags import FlagReader
 from sam3ft_trainer.run.foundation import Foundation, lay_foundation
+from sam3ft_trainer.run.gpu_watch import CannotWatch, GpuWatch
 from sam3ft_trainer.run.group import Group, join_group
 from sam3ft_trainer.run.horizon import planned_steps
 from sam3ft_trainer.run.meter import Meter
@@ -43,6 +47,7 @@ from sam3ft_trainer.run.worker import LastWord, WorkerEnvironment
 from sam3ft_trainer.store.access import run_access
 from sam3ft_trainer.store.checkpoint import RunStore, open_run_store
 from sam3ft_trainer.store.exchange import Exchange, LocalExchange, TorchExchange
+from sam3ft_trainer.store.kept_report import KeptEvents, keep_documents
 from sam3ft_trainer.store.opening import StoreOptions
 
 
@@ -59,6 +64,7 @@ def open_session(config: TrainingConfig, environment: WorkerEnvironment, last_wo
             "some would never get one; start fewer processes or raise the batch size"
         )
     with ExitStack() as stack:
+        log_start = _size(environment.work_dir / EVENTS_FILE)
         reporter = _open_reporter(config, environment)
         stack.callback(reporter.close)
         watchdog = _open_watchdog(config, environment, last_word)
@@ -74,7 +80,11 @@ def open_session(config: TrainingConfig, environment: WorkerEnvironment, last_wo
         state = _restore(config, environment, foundation, store)
         last_word.micro_batch, last_word.checkpoint_step = state.micro_batch, store.newest_step
         last_word.step = state.step
-        yield _assemble(config, environment, last_word, foundation, store, state, watchdog, stack)
+        run = _assemble(config, environment, last_word, foundation, store, state, watchdog, stack)
+        if group.rank == 0 and not run.is_complete:
+            run.chronicle = _open_chronicle(config, environment, foundation, store, log_start=log_start)
+            stack.callback(run.chronicle.close)
+        yield run
 
 
 def refuse_different_weights(group: Group, digest: str, *, uri: str) -> None:
@@ -235,7 +245,11 @@ def _assemble(
         foundation=foundation,
         watchdog=watchdog,
         spans=spans,
-        meter=Meter(device=device, ideal_image_s=_ideal_image_s(config, foundation)),
+        meter=Meter(
+            device=device,
+            ideal_image_s=_ideal_image_s(config, foundation),
+            watch=_watch_gpu(device, foundation.reporter, stack),
+        ),
         model=model,
         text=text,
         stepper=stepper,
@@ -259,6 +273,19 @@ def _ideal_image_s(config: TrainingConfig, foundation: Foundation) -> float | No
     return None if peak is None else memory.plan.flops.total / memory.micro_batch / peak
 
 
+def _watch_gpu(device: torch.device, reporter: Reporter, stack: ExitStack) -> GpuWatch | None:
+    """Watch the device of this rank; None on the CPU, and, with an event, where that is not possible."""
+    if device.type != "cuda":
+        return None
+    try:
+        watch = GpuWatch.of(device)
+    except CannotWatch as reason:
+        reporter.event("gpu_not_watched", message=str(reason))
+        return None
+    stack.callback(watch.close)
+    return watch
+
+
 def _layer_compiler(
     config: TrainingConfig, environment: WorkerEnvironment, foundation: Foundation
 ) -> LayerCompiler | None:
@@ -274,6 +301,21 @@ def _layer_compiler(
         tell("layers", compiled=False, message=message)
 
     return LayerCompiler(on_failure=None if wanted == "always" else tell_failure)
+
+
+def _open_chronicle(
+    config: TrainingConfig, environment: WorkerEnvironment, foundation: Foundation, store: RunStore, *, log_start: int
+) -> Chronicle:
+    def keep_what_it_was_told() -> None:
+        reports = {split: dataset.report.to_json() for split, dataset in foundation.datasets.items()}
+        keep_documents(store.objects, config=config.model_dump_json(indent=1), dataset=json.dumps(reports))
+
+    kept = KeptEvents(store.objects, environment.work_dir / EVENTS_FILE, store.generation, log_start)
+    return Chronicle(kept, store.tell, before=keep_what_it_was_told)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _open_trace(config: TrainingConfig, environment: WorkerEnvironment, stack: ExitStack) -> TextIO | None:

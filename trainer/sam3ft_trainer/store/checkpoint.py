@@ -13,6 +13,7 @@ run.close()
 
 from collections.abc import Mapping
 from contextlib import suppress
+from typing import Any
 
 from torch import Tensor
 
@@ -163,6 +164,10 @@ class RunStore:
         For every step: what went wrong is raised by `save` and `poll`, where all ranks are at the same step.
         """
         return self._events.take()
+
+    def tell(self, name: str, **fields: Any) -> None:
+        """Put an event among the news of the background; from any thread."""
+        self._events.tell(name, **fields)
 
     def expect(self, save_s: float | None) -> None:
         """Give the time of a save as an earlier incarnation measured it, s; it counts until there is a newer figure."""

@@ -34,6 +34,7 @@ PART_BYTES = 16 << 20
 """Size of the pieces in which large objects are written; the fastest of those tried on disks and on S3."""
 LARGE_PUT_BYTES = 8 << 20
 """From here on an object is written in pieces."""
+READ_OUTAGE_S = 120.0  # how long an unanswered request is repeated where somebody waits in front of it
 _CONFLICT_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)  # after each a creation that met another one is repeated
 _runtime_pid: list[int] = []
 

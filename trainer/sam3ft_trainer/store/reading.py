@@ -9,13 +9,11 @@ from sam3ft_api.errors import CheckpointIncompatible, InvalidConfig
 from sam3ft_trainer.store.access import Access
 from sam3ft_trainer.store.history import History
 from sam3ft_trainer.store.log import CommitLog
-from sam3ft_trainer.store.objects import Store
+from sam3ft_trainer.store.objects import READ_OUTAGE_S, Store
 from sam3ft_trainer.store.records import CommitEntry, RunFacts
 from sam3ft_trainer.store.restore import Damaged, Reader, load_commit
 from sam3ft_trainer.store.uri import open_store
 
-READ_OUTAGE_S = 120.0
-"""How long a reader repeats an unanswered request; somebody waits in front of it."""
 _SHOWN_STEPS = 8
 
 

@@ -80,6 +80,7 @@ def _pod(plan: JobPlan, profile: WorkerProfile, settings: ClusterSettings) -> di
                 "imagePullPolicy": profile.image_pull_policy,
                 "command": ["python", "-m", "sam3ft_trainer", "check"],
                 "args": [
+                    "--for-others",
                     *("--config", f"{RUN_DIR}/{CONFIG_FILE}"),
                     *("--nproc", str(plan.world_size)),
                     *("--termination-log", TERMINATION_LOG),

@@ -116,7 +116,7 @@ class Checks:
 
     def _begin(self, plan: JobPlan, folder: RunDir, word: Path) -> None:
         write_atomically(folder.config, plan.config.model_dump_json(indent=2) + "\n")
-        arguments = ["check", "--config", str(folder.config), "--nproc", str(plan.processes_per_node)]
+        arguments = ["check", "--for-others", "--config", str(folder.config), "--nproc", str(plan.world_size)]
         arguments += ["--save", str(folder.dataset), "--termination-log", str(word)]
         output = folder.work / "check.log"
         with output.open("wb") as stream:

@@ -21,7 +21,7 @@ from sam3ft_api.training import TrainingConfig
 from sam3ft_trainer.data.dataset import CocoDataset
 from sam3ft_trainer.data.report import DatasetReport
 from sam3ft_trainer.evaluate.report.document import FinalScores, Pictures, ReportInput
-from sam3ft_trainer.evaluate.report.history import read_history
+from sam3ft_trainer.evaluate.report.history import history_of, read_history
 from sam3ft_trainer.evaluate.report.pictures import make_pictures
 from sam3ft_trainer.evaluate.report.render import render
 from sam3ft_trainer.evaluate.scores import SplitScores
@@ -41,19 +41,20 @@ _DATASETS = TypeAdapter(dict[str, DatasetReport])
 M = TypeVar("M", bound=BaseModel)
 
 
-def build_report(work_dir: Path, out: Path, *, config: Path | None = None) -> None:
+def build_report(work_dir: Path, out: Path, *, config: Path | None = None, log: bytes | None = None) -> None:
     """Write the report of a work folder to `out`, replacing it in one step.
 
     Args:
         work_dir: of the run.
         out: the page.
         config: where the run's settings lie, if not in the work folder.
+        log: lines of the event log, if not those of the work folder.
 
     Raises:
         pydantic.ValidationError: one of the files is JSON of another form.
         OSError: `out` cannot be written.
     """
-    write_atomically(out, render(collect(work_dir, config=config)))
+    write_atomically(out, render(collect(work_dir, config=config, log=log)))
 
 
 def save_pictures(work_dir: Path, dataset: CocoDataset, truth: Truth, scores: SplitScores, *, threshold: float) -> None:
@@ -66,12 +67,12 @@ def save_pictures(work_dir: Path, dataset: CocoDataset, truth: Truth, scores: Sp
     write_atomically(work_dir / PICTURES, made.model_dump_json())
 
 
-def collect(work_dir: Path, *, config: Path | None = None) -> ReportInput:
-    """Return what the files of a work folder tell; `config` is where the settings lie, if not there."""
+def collect(work_dir: Path, *, config: Path | None = None, log: bytes | None = None) -> ReportInput:
+    """Return what the files of a work folder tell; settings and log may come from elsewhere, as for `build_report`."""
     dataset = work_dir / DATASET
     return ReportInput(
         config=_read(config or work_dir / CONFIG, TrainingConfig),
-        history=read_history(work_dir / EVENTS),
+        history=read_history(work_dir / EVENTS) if log is None else history_of(log),
         datasets=_DATASETS.validate_json(dataset.read_bytes()) if dataset.is_file() else {},
         scores=_read(work_dir / SCORES, FinalScores),
         pictures=_read(work_dir / PICTURES, Pictures),

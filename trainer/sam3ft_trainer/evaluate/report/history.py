@@ -33,15 +33,18 @@ class _Fields(dict[str, Any]):
 
 
 def read_history(path: Path) -> History:
-    """Return the history of an event log; a missing file gives an empty one.
+    """Return the history of an event log; a missing file gives an empty one."""
+    return history_of(path.read_bytes()) if path.is_file() else History()
 
-    A torn last line, as a kill leaves it, is counted and left out.
+
+def history_of(log: bytes) -> History:
+    """Return the history of the lines of an event log.
+
+    A torn line, as a kill leaves it, is counted and left out.
     """
-    if not path.is_file():
-        return History()
     events: list[dict[str, Any]] = []
     unreadable = 0
-    for line in path.read_bytes().splitlines():
+    for line in log.splitlines():
         try:
             event = orjson.loads(line)
         except orjson.JSONDecodeError:

@@ -1,0 +1,110 @@
+"""Keeping a run's log lines beside its checkpoints while it trains, in a thread of its own; and its report at the end.
+
+The machine of rank 0 may be gone when somebody asks, and the next attempt may train on another one, whose event log
+begins anew. Nothing of the training waits for this, and nothing fails by it: what could not be kept is told as an
+event, and tried again.
+"""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import orjson
+
+from sam3ft_api.errors import StorageDenied, StorageUnavailable
+from sam3ft_trainer.store.kept_report import KeptEvents, keep_page, keep_scores, read_events
+
+EVERY_S = 60.0
+"""The log is kept at least so often, and whenever a commit is durable."""
+LAST_ACT_S = 2.0
+"""How long the end of a worker waits for its last lines."""
+
+
+class Chronicle:
+    """Keeps the log of one incarnation, on rank 0."""
+
+    def __init__(self, kept: KeptEvents, tell: Callable[..., None], *, before: Callable[[], None]) -> None:
+        """Begin to keep.
+
+        Args:
+            kept: where, and from which byte of the log on.
+            tell: takes the name of an event and its fields, from any thread.
+            before: called once in the thread, before anything is kept; raises as a store does.
+        """
+        self._kept, self._tell, self._before = kept, tell, before
+        self._wakes, self._ends = threading.Event(), threading.Event()
+        self._has_begun = self._has_failed = False
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="chronicle", daemon=True)
+        self._thread.start()
+
+    def nudge(self) -> None:
+        """Keep soon what has been logged until now; returns at once."""
+        self._wakes.set()
+
+    def keep(self) -> bool:
+        """Keep what has been logged until now; False, and an event, when that fails."""
+        with self._lock:
+            try:
+                if not self._has_begun:
+                    self._before()
+                    self._has_begun = True
+                self._kept.keep()
+            except (StorageDenied, StorageUnavailable, OSError) as error:
+                self._failed(error)
+                return False
+        self._has_failed = False
+        return True
+
+    def whole_log(self) -> bytes:
+        """Return the log of the whole run: this machine's, or the kept one where that tells of more starts."""
+        here = self._kept.log.read_bytes()
+        try:
+            return fuller(here, read_events(self._kept.store) if self.keep() else b"")
+        except (StorageDenied, StorageUnavailable) as error:
+            self._failed(error)
+            return here
+
+    def keep_end(self, *, page: Path, scores: Path) -> None:
+        """Keep the finished report and the scores in it; an event when that fails."""
+        try:
+            keep_scores(self._kept.store, scores.read_bytes())
+            keep_page(self._kept.store, page.read_bytes(), generation=self._kept.generation)
+        except (StorageDenied, StorageUnavailable, OSError) as error:
+            self._failed(error)
+
+    def close(self) -> None:
+        """Keep the last lines, and wait for that two seconds at most."""
+        self._ends.set()
+        self._wakes.set()
+        self._thread.join(LAST_ACT_S)
+
+    def _run(self) -> None:
+        while not self._ends.is_set():
+            self.keep()
+            self._wakes.wait(EVERY_S)
+            self._wakes.clear()
+        self.keep()
+
+    def _failed(self, error: Exception) -> None:
+        """Tell the first of several failures in a row."""
+        if not self._has_failed:
+            self._tell("events_not_kept", message=str(error))
+        self._has_failed = True
+
+
+def fuller(here: bytes, kept: bytes) -> bytes:
+    """Return the one of two logs of a run that tells of more starts; the first, when they tell of as many."""
+    return kept if _starts(kept) > _starts(here) else here
+
+
+def _starts(log: bytes) -> int:
+    return sum(1 for line in log.splitlines() if _name(line) in {"started", "resumed"})
+
+
+def _name(line: bytes) -> str:
+    try:
+        event = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return ""
+    return str(event.get("event", "")) if isinstance(event, dict) else ""
