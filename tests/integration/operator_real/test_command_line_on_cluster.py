@@ -251,10 +251,10 @@ def test_logs_beside_the_checkpoints_are_read_with_the_users_own_credentials(
 
 def test_the_report_is_made_from_beside_the_checkpoints(user: Terminal, s3_server: S3Server, tmp_path: Path) -> None:
     bucket = s3_server.create_bucket(f"runs-{uuid.uuid4().hex[:8]}")
-    events = tmp_path / "kept/report/events"
+    events = tmp_path / "kept/report/000001"
     events.mkdir(parents=True)
     line = '{"event": "started", "ts": 1.0, "run": "blood", "attempt": 1, "total_steps": 7}\n'
-    (events / f"000001-{0:012d}-{len(line):012d}.jsonl").write_text(line)
+    (events / f"events-{0:012d}-{len(line):012d}.jsonl").write_text(line)
     user("run", "blood.yaml", "--detach", "--set", f"checkpoint.uri=s3://{bucket}/blood")
     user.environment |= s3_server.environment()
     user.environment[ENV_STORAGE_PROFILES] = str(s3_server.profiles_file(tmp_path / "profiles.yaml"))

@@ -10,7 +10,7 @@ import pytest
 from sam3ft_api.errors import StorageUnavailable
 from sam3ft_trainer.run import chronicle
 from sam3ft_trainer.run.chronicle import Chronicle, fuller
-from sam3ft_trainer.store.kept_report import KeptEvents, read_events, read_report
+from sam3ft_trainer.store.kept_report import SCORES, Keeping, read_events, read_report
 from sam3ft_trainer.store.objects import Store
 from sam3ft_trainer.store.uri import open_store
 
@@ -30,12 +30,12 @@ class Bench:
     def __init__(self, store: Store, log: Path) -> None:
         self.log, self.told, self.prepared = log, [], 0
         log.touch()
-        self.chronicle = Chronicle(KeptEvents(store, log, 1, 0), self.tell, before=self.prepare)
+        self.chronicle = Chronicle(Keeping(store, log, 1, 0), self.tell, before=self.prepare)
 
     def tell(self, name: str, **fields: Any) -> None:
         self.told.append((name, fields))
 
-    def prepare(self) -> None:
+    def prepare(self, _: Keeping) -> None:
         self.prepared += 1
 
     def add(self, lines: bytes) -> None:
@@ -49,14 +49,14 @@ def bench(store: Store, tmp_path: Path) -> Bench:
 
 
 def test_a_nudge_keeps_what_has_been_logged(bench: Bench, store: Store, monkeypatch: pytest.MonkeyPatch):
-    kept, keep = threading.Event(), KeptEvents.keep
+    kept, keep = threading.Event(), Keeping.keep_log
 
-    def keep_and_tell(self: KeptEvents) -> None:
+    def keep_and_tell(self: Keeping) -> None:
         keep(self)
         if read_events(store):
             kept.set()
 
-    monkeypatch.setattr(KeptEvents, "keep", keep_and_tell)
+    monkeypatch.setattr(Keeping, "keep_log", keep_and_tell)
     bench.add(STARTED)
     bench.chronicle.nudge()
 
@@ -107,7 +107,7 @@ def test_a_store_that_hangs_holds_up_the_end_for_its_time_alone(
 
 
 def test_the_whole_log_is_the_kept_one_when_the_run_began_elsewhere(bench: Bench, store: Store):
-    store.put(f"report/events/000000-{0:012d}-{len(STARTED):012d}.jsonl", STARTED)
+    store.put(f"report/000000/events-{0:012d}-{len(STARTED):012d}.jsonl", STARTED)
     bench.add(RESUMED + INTERVAL)
 
     assert STARTED + RESUMED + INTERVAL == bench.chronicle.whole_log()
@@ -151,7 +151,7 @@ def test_page_and_scores_of_the_end_are_kept(bench: Bench, store: Store, tmp_pat
     bench.chronicle.keep_end(page=tmp_path / "report.html", scores=tmp_path / "scores.json")
 
     kept = read_report(store)
-    assert (b"<html>", b"{}") == (kept.page, kept.scores)
+    assert (b"<html>", {SCORES: b"{}"}) == (kept.page, kept.documents)
     (tmp_path / "scores.json").unlink()
     bench.chronicle.keep_end(page=tmp_path / "report.html", scores=tmp_path / "scores.json")
     assert ["events_not_kept"] == [name for name, _ in bench.told]

@@ -5,16 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from sam3ft_api.errors import StorageUnavailable
+from sam3ft_api.errors import StorageDenied, StorageUnavailable
 from sam3ft_trainer.store import kept_report
-from sam3ft_trainer.store.kept_report import (
-    KeptEvents,
-    keep_documents,
-    keep_page,
-    keep_scores,
-    read_events,
-    read_report,
-)
+from sam3ft_trainer.store.kept_report import CONFIG, DATASET, PAGE, SCORES, Keeping, read_events, read_report
 from sam3ft_trainer.store.objects import Store
 
 
@@ -31,35 +24,35 @@ def add(log: Path, text: str) -> None:
 
 
 def names(store: Store) -> list[str]:
-    return [info.key.rpartition("/")[2] for info in store.list_objects("report/events")]
+    return [info.key.rpartition("/")[2] for info in store.list_objects("report")]
 
 
 def test_a_piece_grows_by_whole_lines_and_stands_once(folder_store: Store, log: Path):
-    kept = KeptEvents(folder_store, log, 1, log.stat().st_size)
-    kept.keep()
+    kept = Keeping(folder_store, log, 1, log.stat().st_size)
+    kept.keep_log()
     assert [] == names(folder_store)
     add(log, "one\ntw")
-    kept.keep()
+    kept.keep_log()
     assert b"one\n" == read_events(folder_store)
     add(log, "o\n")
-    kept.keep()
-    kept.keep()
+    kept.keep_log()
+    kept.keep_log()
 
     assert b"one\ntwo\n" == read_events(folder_store)
-    assert ["000001-000000000000-000000000008.jsonl"] == names(folder_store)
+    assert ["events-000000000000-000000000008.jsonl"] == names(folder_store)
 
 
 def test_full_pieces_are_left_alone_and_a_long_line_is_whole(
     folder_store: Store, log: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(kept_report, "PIECE_BYTES", 10)
-    kept = KeptEvents(folder_store, log, 1, log.stat().st_size)
+    kept = Keeping(folder_store, log, 1, log.stat().st_size)
     lines = [f"{'x' * length}\n" for length in (3, 25, 9, 4, 4)]
     for line in lines:
         add(log, line)
-        kept.keep()
+        kept.keep_log()
     add(log, "yyy\n" * 9)
-    kept.keep()
+    kept.keep_log()
 
     assert "".join(lines) + "yyy\n" * 9 == read_events(folder_store).decode()
     spans = sorted(tuple(map(int, name.removesuffix(".jsonl").split("-")[1:])) for name in names(folder_store))
@@ -68,31 +61,31 @@ def test_full_pieces_are_left_alone_and_a_long_line_is_whole(
 
 
 def test_incarnations_follow_each_other_wherever_they_ran(folder_store: Store, log: Path, tmp_path: Path):
-    first = KeptEvents(folder_store, log, 2, log.stat().st_size)
+    first = Keeping(folder_store, log, 2, log.stat().st_size)
     add(log, "a\n")
-    first.keep()
+    first.keep_log()
     elsewhere = tmp_path / "elsewhere.jsonl"
     elsewhere.write_text("b\n")
-    KeptEvents(folder_store, elsewhere, 10, 0).keep()
+    Keeping(folder_store, elsewhere, 10, 0).keep_log()
     add(log, "late words of a ghost\n")
-    first.keep()
-    folder_store.put("report/events/000003-000000000005-000000000009.jsonl", b"its beginning is gone\n")
-    folder_store.put("report/events/notes.txt", b"not ours")
+    first.keep_log()
+    folder_store.put("report/000003/events-000000000005-000000000009.jsonl", b"its beginning is gone\n")
+    folder_store.put("report/000003/notes.txt", b"not ours")
 
     assert b"a\nlate words of a ghost\nb\n" == read_events(folder_store)
 
 
 def test_the_longest_of_several_counts_where_a_deletion_was_lost(folder_store: Store):
-    folder_store.put("report/events/000001-000000000000-000000000002.jsonl", b"a\n")
-    folder_store.put("report/events/000001-000000000000-000000000004.jsonl", b"a\nb\n")
+    folder_store.put("report/000001/events-000000000000-000000000002.jsonl", b"a\n")
+    folder_store.put("report/000001/events-000000000000-000000000004.jsonl", b"a\nb\n")
 
     assert b"a\nb\n" == read_events(folder_store)
 
 
 def test_no_secret_is_kept_and_lines_stay_json(folder_store: Store, log: Path):
-    kept = KeptEvents(folder_store, log, 1, log.stat().st_size)
+    kept = Keeping(folder_store, log, 1, log.stat().st_size)
     add(log, json.dumps({"event": "model_loaded", "message": "AWS_SECRET_ACCESS_KEY=abcdef0123456789"}) + "\n")
-    kept.keep()
+    kept.keep_log()
 
     (line,) = read_events(folder_store).splitlines()
     assert b"abcdef" not in line
@@ -102,16 +95,16 @@ def test_no_secret_is_kept_and_lines_stay_json(folder_store: Store, log: Path):
 def test_a_piece_that_is_replaced_while_it_is_read_is_read_again(
     folder_store: Store, log: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    kept = KeptEvents(folder_store, log, 1, log.stat().st_size)
+    kept = Keeping(folder_store, log, 1, log.stat().st_size)
     add(log, "a\n")
-    kept.keep()
+    kept.keep_log()
     get, grown = folder_store.get, []
 
     def meanwhile(key: str) -> bytes:
         if len(grown) < limit:
             grown.append(key)
             add(log, "b\n")
-            kept.keep()
+            kept.keep_log()
         return get(key)
 
     monkeypatch.setattr(folder_store, "get", meanwhile)
@@ -122,42 +115,58 @@ def test_a_piece_that_is_replaced_while_it_is_read_is_read_again(
         read_events(folder_store)
 
 
-def test_documents_and_the_page_of_the_newest_incarnation_are_read_back(folder_store: Store, log: Path):
-    nothing = read_report(folder_store)
-    assert (b"", None, None, None, None) == (
-        nothing.events,
-        nothing.config,
-        nothing.dataset,
-        nothing.scores,
-        nothing.page,
-    )
-    keep_documents(folder_store, config="{}", dataset='{"train": 1}')
-    keep_scores(folder_store, b"3")
-    keep_page(folder_store, b"<html>", generation=1)
-    add(log, "a\n")
-    KeptEvents(folder_store, log, 1, 0).keep()
+def test_the_newest_document_of_each_name_is_read_and_none_is_overwritten(folder_store: Store, log: Path):
+    assert (b"", {}, None) == _parts(folder_store)
+    first, second = Keeping(folder_store, log, 1, 0), Keeping(folder_store, log, 2, 0)
+    first.keep(CONFIG, b"1")
+    first.keep(DATASET, b"1")
+    second.keep(CONFIG, b"2")
+    second.keep(CONFIG, b"3")
+    second.keep(SCORES, b"2")
 
-    kept = read_report(folder_store)
-    assert (b"{}", b'{"train": 1}', b"3", b"<html>") == (kept.config, kept.dataset, kept.scores, kept.page)
+    assert {CONFIG: b"2", DATASET: b"1", SCORES: b"2"} == read_report(folder_store).documents
 
 
 def test_a_page_does_not_speak_for_a_run_that_went_on(folder_store: Store, log: Path):
-    keep_page(folder_store, b"<html>", generation=1)
-    KeptEvents(folder_store, log, 2, 0).keep()
+    first, second = Keeping(folder_store, log, 1, 0), Keeping(folder_store, log, 2, 0)
+    first.keep_log()
+    first.keep(PAGE, b"<html>")
+    assert b"<html>" == read_report(folder_store).page
 
+    second.keep(CONFIG, b"{}")
     assert read_report(folder_store).page is None
+    second.keep_log()
+    assert read_report(folder_store).page is None
+
+
+def test_a_store_in_which_nothing_may_be_deleted_keeps_the_shorter_pieces_too(
+    folder_store: Store, log: Path, monkeypatch: pytest.MonkeyPatch
+):
+    kept = Keeping(folder_store, log, 1, log.stat().st_size)
+    monkeypatch.setattr(folder_store, "delete", lambda _: (_ for _ in ()).throw(StorageDenied("may not delete")))
+    for line in ("a\n", "b\n"):
+        add(log, line)
+        kept.keep_log()
+
+    assert 2 == len(names(folder_store))
+    assert b"a\nb\n" == read_events(folder_store)
+
+
+def _parts(store: Store) -> tuple[object, ...]:
+    kept = read_report(store)
+    return kept.events, kept.documents, kept.page
 
 
 def test_what_could_not_be_kept_is_kept_by_the_next_call(
     folder_store: Store, log: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    kept = KeptEvents(folder_store, log, 1, log.stat().st_size)
+    kept = Keeping(folder_store, log, 1, log.stat().st_size)
     add(log, "a\n")
     with monkeypatch.context() as patch:
         patch.setattr(folder_store, "put", lambda *_: (_ for _ in ()).throw(StorageUnavailable("no answer")))
         with pytest.raises(StorageUnavailable):
-            kept.keep()
+            kept.keep_log()
     add(log, "b\n")
-    kept.keep()
+    kept.keep_log()
 
     assert b"a\nb\n" == read_events(folder_store)

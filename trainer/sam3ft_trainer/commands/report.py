@@ -14,7 +14,7 @@ from sam3ft_api.files import write_atomically
 from sam3ft_api.storage import DEFAULT_PROFILE
 from sam3ft_api.training import StorageConfig
 from sam3ft_trainer.commands.edge import add_output_option
-from sam3ft_trainer.evaluate.report.build import CONFIG, DATASET, EVENTS, REPORT, SCORES, build_report
+from sam3ft_trainer.evaluate.report.build import EVENTS, REPORT, build_report
 from sam3ft_trainer.store.access import run_access
 from sam3ft_trainer.store.kept_report import KeptReport, read_report
 from sam3ft_trainer.store.uri import open_store
@@ -84,7 +84,5 @@ def _from_store(address: str, out: Path, *, profile: str) -> None:
 
 
 def _unfold(kept: KeptReport, folder: Path) -> None:
-    contents = {EVENTS: kept.events, CONFIG: kept.config, DATASET: kept.dataset, SCORES: kept.scores}
-    for name, content in contents.items():
-        if content is not None:
-            (folder / name).write_bytes(content)
+    for name, content in {EVENTS: kept.events, **kept.documents}.items():
+        (folder / name).write_bytes(content)

@@ -12,7 +12,7 @@ from pathlib import Path
 import orjson
 
 from sam3ft_api.errors import StorageDenied, StorageUnavailable
-from sam3ft_trainer.store.kept_report import KeptEvents, keep_page, keep_scores, read_events
+from sam3ft_trainer.store.kept_report import PAGE, SCORES, Keeping, read_events
 
 EVERY_S = 60.0
 """The log is kept at least so often, and whenever a commit is durable."""
@@ -23,15 +23,15 @@ LAST_ACT_S = 2.0
 class Chronicle:
     """Keeps the log of one incarnation, on rank 0."""
 
-    def __init__(self, kept: KeptEvents, tell: Callable[..., None], *, before: Callable[[], None]) -> None:
+    def __init__(self, keeping: Keeping, tell: Callable[..., None], *, before: Callable[[Keeping], None]) -> None:
         """Begin to keep.
 
         Args:
-            kept: where, and from which byte of the log on.
+            keeping: where, and from which byte of the log on.
             tell: takes the name of an event and its fields, from any thread.
-            before: called once in the thread, before anything is kept; raises as a store does.
+            before: keeps what is known at the start, once, in the thread; raises as a store does.
         """
-        self._kept, self._tell, self._before = kept, tell, before
+        self._keeping, self._tell, self._before = keeping, tell, before
         self._wakes, self._ends = threading.Event(), threading.Event()
         self._has_begun = self._has_failed = False
         self._lock = threading.Lock()
@@ -47,9 +47,9 @@ class Chronicle:
         with self._lock:
             try:
                 if not self._has_begun:
-                    self._before()
+                    self._before(self._keeping)
                     self._has_begun = True
-                self._kept.keep()
+                self._keeping.keep_log()
             except (StorageDenied, StorageUnavailable, OSError) as error:
                 self._failed(error)
                 return False
@@ -58,9 +58,9 @@ class Chronicle:
 
     def whole_log(self) -> bytes:
         """Return the log of the whole run: this machine's, or the kept one where that tells of more starts."""
-        here = self._kept.log.read_bytes()
+        here = self._keeping.log.read_bytes()
         try:
-            return fuller(here, read_events(self._kept.store) if self.keep() else b"")
+            return fuller(here, read_events(self._keeping.store) if self.keep() else b"")
         except (StorageDenied, StorageUnavailable) as error:
             self._failed(error)
             return here
@@ -68,8 +68,8 @@ class Chronicle:
     def keep_end(self, *, page: Path, scores: Path) -> None:
         """Keep the finished report and the scores in it; an event when that fails."""
         try:
-            keep_scores(self._kept.store, scores.read_bytes())
-            keep_page(self._kept.store, page.read_bytes(), generation=self._kept.generation)
+            self._keeping.keep(SCORES, scores.read_bytes())
+            self._keeping.keep(PAGE, page.read_bytes())
         except (StorageDenied, StorageUnavailable, OSError) as error:
             self._failed(error)
 

@@ -47,7 +47,7 @@ from sam3ft_trainer.run.worker import LastWord, WorkerEnvironment
 from sam3ft_trainer.store.access import run_access
 from sam3ft_trainer.store.checkpoint import RunStore, open_run_store
 from sam3ft_trainer.store.exchange import Exchange, LocalExchange, TorchExchange
-from sam3ft_trainer.store.kept_report import KeptEvents, keep_documents
+from sam3ft_trainer.store.kept_report import CONFIG, DATASET, Keeping
 from sam3ft_trainer.store.opening import StoreOptions
 
 
@@ -306,12 +306,13 @@ def _layer_compiler(
 def _open_chronicle(
     config: TrainingConfig, environment: WorkerEnvironment, foundation: Foundation, store: RunStore, *, log_start: int
 ) -> Chronicle:
-    def keep_what_it_was_told() -> None:
+    def keep_what_it_was_told(keeping: Keeping) -> None:
         reports = {split: dataset.report.to_json() for split, dataset in foundation.datasets.items()}
-        keep_documents(store.objects, config=config.model_dump_json(indent=1), dataset=json.dumps(reports))
+        keeping.keep(CONFIG, config.model_dump_json(indent=1).encode())
+        keeping.keep(DATASET, json.dumps(reports).encode())
 
-    kept = KeptEvents(store.objects, environment.work_dir / EVENTS_FILE, store.generation, log_start)
-    return Chronicle(kept, store.tell, before=keep_what_it_was_told)
+    keeping = Keeping(store.objects, environment.work_dir / EVENTS_FILE, store.generation, log_start)
+    return Chronicle(keeping, store.tell, before=keep_what_it_was_told)
 
 
 def _size(path: Path) -> int:

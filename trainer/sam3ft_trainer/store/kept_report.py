@@ -1,40 +1,41 @@
 """What a run's report is made of, kept beside its history, so that there is a report when its machines are gone.
 
-    report/config.json                                     settings of the newest incarnation
-    report/dataset.json                                    account of its splits
-    report/scores.json                                     scores of the end
-    report/events/000003-000000000000-000000004096.jsonl   incarnation; bytes of what it has logged, redacted
-    report/000003.html                                     the page that an incarnation made at the run's end
+    report/000003/config.json                               settings of an incarnation, by its generation
+    report/000003/dataset.json                              account of its splits
+    report/000003/events-000000000000-000000004096.jsonl    bytes of what it has logged, redacted
+    report/000003/scores.json                               scores of the end
+    report/000003/report.html                               the page that it made at the run's end
 
-A piece grows until it is full: the longer one is written, then the shorter one deleted. Whoever reads takes the longest
-of several, and goes from piece to piece, each beginning where the last one ends.
+Nothing is overwritten, and an incarnation writes below its own generation alone. A piece of the log grows until it is
+full: the longer one is written, then the shorter one deleted. Whoever reads takes the longest of several, and goes from
+piece to piece, each beginning where the last one ends.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sam3ft_api.errors import StorageUnavailable
+from sam3ft_api.errors import StorageDenied, StorageUnavailable
 from sam3ft_api.redact import redact
-from sam3ft_trainer.store.objects import NotFound, Store
+from sam3ft_trainer.store.objects import AlreadyExists, NotFound, Store
 
-REPORT = "report"
+KEPT = "report"
 """Prefix of it all."""
+CONFIG, DATASET, SCORES, PAGE = "config.json", "dataset.json", "scores.json", "report.html"
+"""Names of what is kept besides the log."""
 PIECE_BYTES = 1 << 20
 """From here on a piece grows no more."""
-_EVENTS = f"{REPORT}/events"
-_CONFIG, _DATASET, _SCORES = f"{REPORT}/config.json", f"{REPORT}/dataset.json", f"{REPORT}/scores.json"
-_PIECE = re.compile(r"(\d{6})-(\d{12})-(\d{12})\.jsonl")
-_PAGE = re.compile(r"(\d{6})\.html")
+_PIECE = re.compile(KEPT + r"/(\d{6})/events-(\d{12})-(\d{12})\.jsonl")
+_DOCUMENT = re.compile(KEPT + r"/(\d{6})/([a-z]+\.(?:json|html))")
 _LOOKS = 5
 """How often the pieces are listed again when one of them was replaced meanwhile."""
 
 
 @dataclass(slots=True)
-class KeptEvents:
-    """What one incarnation of a run has logged, as it is kept. Calls come from one thread at a time.
+class Keeping:
+    """What one incarnation of a run keeps for its report. Calls come from one thread at a time.
 
     Attributes:
         store: rooted at the run's address, which this incarnation has claimed.
@@ -50,7 +51,7 @@ class KeptEvents:
     _begin: int = field(default=0, init=False)
     _end: int = field(default=0, init=False)
 
-    def keep(self) -> None:
+    def keep_log(self) -> None:
         """Keep the whole lines that have been logged since the last call.
 
         Raises:
@@ -69,19 +70,32 @@ class KeptEvents:
                 if is_full:
                     self._begin = self._end
 
+    def keep(self, name: str, content: bytes) -> None:
+        """Keep a document, unless this incarnation has kept one of that name.
+
+        Raises:
+            StorageDenied, StorageUnavailable: as the store says.
+        """
+        with suppress(AlreadyExists):
+            self.store.put_if_absent(self._key(name), content)
+
     def _replace(self, piece: bytes) -> None:
         """Write the piece that begins where the present one does, unless it has grown by nothing."""
         end = self._begin + len(piece)
         if end <= self._end:
             return
-        self.store.put(self._key(end), redact(piece.decode(errors="replace")).encode())
+        self.store.put(self._key(self._piece(end)), redact(piece.decode(errors="replace")).encode())
         shorter, self._end = self._end, end
         if shorter > self._begin:
-            with suppress(NotFound):
-                self.store.delete([self._key(shorter)])
+            # A store that keeps everything, or does not answer now, is left with one piece more, which nobody reads.
+            with suppress(StorageDenied, StorageUnavailable):
+                self.store.delete([self._key(self._piece(shorter))])
 
-    def _key(self, end: int) -> str:
-        return f"{_EVENTS}/{self.generation:06d}-{self._begin:012d}-{end:012d}.jsonl"
+    def _piece(self, end: int) -> str:
+        return f"events-{self._begin:012d}-{end:012d}.jsonl"
+
+    def _key(self, name: str) -> str:
+        return f"{KEPT}/{self.generation:06d}/{name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,45 +104,13 @@ class KeptReport:
 
     Attributes:
         events: log lines of all incarnations, in order; empty when nothing is kept.
-        config: settings, JSON of `TrainingConfig`; None when they are not kept.
-        dataset: account of the splits by name, JSON; None when it is not kept.
-        scores: of the end, JSON; None before.
-        page: the finished page, if no incarnation has logged anything since it was made.
+        documents: the newest of each name: `CONFIG`, `DATASET`, `SCORES`.
+        page: the finished page, if no later incarnation has kept anything.
     """
 
     events: bytes
-    config: bytes | None
-    dataset: bytes | None
-    scores: bytes | None
+    documents: Mapping[str, bytes]
     page: bytes | None
-
-
-def keep_documents(store: Store, *, config: str, dataset: str) -> None:
-    """Keep what a report says about settings and data, in place of what an earlier incarnation has kept.
-
-    Raises:
-        StorageDenied, StorageUnavailable: as the store says.
-    """
-    store.put(_CONFIG, config.encode())
-    store.put(_DATASET, dataset.encode())
-
-
-def keep_scores(store: Store, scores: bytes) -> None:
-    """Keep the scores of the end.
-
-    Raises:
-        StorageDenied, StorageUnavailable: as the store says.
-    """
-    store.put(_SCORES, scores)
-
-
-def keep_page(store: Store, page: bytes, *, generation: int) -> None:
-    """Keep the page that an incarnation has made at the end of the run.
-
-    Raises:
-        StorageDenied, StorageUnavailable: as the store says.
-    """
-    store.put(f"{REPORT}/{generation:06d}.html", page)
 
 
 def read_events(store: Store) -> bytes:
@@ -137,45 +119,46 @@ def read_events(store: Store) -> bytes:
     Raises:
         StorageDenied, StorageUnavailable: as the store says; also when pieces are replaced faster than they are read.
     """
-    for _ in range(_LOOKS):
-        with suppress(NotFound):  # the run has just replaced it by a longer one
-            return b"".join(store.get(key) for pieces in _pieces(store).values() for key in pieces)
-    raise StorageUnavailable(f"{store.address}: the kept events change faster than they can be read; try again")
+    return read_report(store).events
 
 
 def read_report(store: Store) -> KeptReport:
     """Return all that is kept of a run.
 
     Raises:
-        StorageDenied, StorageUnavailable: as the store says.
+        StorageDenied, StorageUnavailable: as the store says; also when pieces are replaced faster than they are read.
     """
-    generations = _pieces(store)
-    pages = {int(match[1]): key for key, match in _named(store, REPORT, _PAGE)}
-    newest = max(pages, default=0)
-    is_last_word = bool(pages) and newest >= max(generations, default=0)
+    for _ in range(_LOOKS):
+        with suppress(NotFound):  # the run has just replaced a piece by a longer one
+            return _read(store, [info.key for info in store.list_objects(KEPT)])
+    raise StorageUnavailable(f"{store.address}: what is kept changes faster than it can be read; try again")
+
+
+def _read(store: Store, keys: Iterable[str]) -> KeptReport:
+    keys = list(keys)
+    documents: dict[str, tuple[int, str]] = {}
+    for key in keys:
+        if match := _DOCUMENT.fullmatch(key):
+            documents[match[2]] = max((int(match[1]), key), documents.get(match[2], (0, "")))
+    pieces = _pieces(keys)
+    page = documents.pop(PAGE, None)
+    newest = max([*pieces, *(generation for generation, _ in documents.values())], default=0)
     return KeptReport(
-        events=read_events(store),
-        config=_content(store, _CONFIG),
-        dataset=_content(store, _DATASET),
-        scores=_content(store, _SCORES),
-        page=_content(store, pages[newest]) if is_last_word else None,
+        events=b"".join(store.get(key) for chain in pieces.values() for key in chain),
+        documents={name: store.get(key) for name, (_, key) in documents.items()},
+        page=store.get(page[1]) if page is not None and page[0] >= newest else None,
     )
 
 
-def _content(store: Store, key: str) -> bytes | None:
-    with suppress(NotFound):
-        return store.get(key)
-    return None
-
-
-def _pieces(store: Store) -> Mapping[int, list[str]]:
+def _pieces(keys: Iterable[str]) -> Mapping[int, list[str]]:
     """Keys of each incarnation's pieces in order, by generation."""
     found: dict[int, dict[int, tuple[int, str]]] = {}
-    for key, match in _named(store, _EVENTS, _PIECE):
-        generation, begin, end = (int(part) for part in match.groups())
-        if end > begin:
-            by_begin = found.setdefault(generation, {})
-            by_begin[begin] = max((end, key), by_begin.get(begin, (0, "")))
+    for key in keys:
+        if match := _PIECE.fullmatch(key):
+            generation, begin, end = (int(part) for part in match.groups())
+            if end > begin:
+                by_begin = found.setdefault(generation, {})
+                by_begin[begin] = max((end, key), by_begin.get(begin, (0, "")))
     return {generation: _chain(found[generation]) for generation in sorted(found)}
 
 
@@ -185,12 +168,3 @@ def _chain(by_begin: Mapping[int, tuple[int, str]]) -> list[str]:
         at, key = by_begin[at]
         keys.append(key)
     return keys
-
-
-def _named(store: Store, prefix: str, name: "re.Pattern[str]") -> list[tuple[str, "re.Match[str]"]]:
-    keys = [info.key for info in store.list_objects(prefix)]
-    return [
-        (key, match)
-        for key in keys
-        if key.rpartition("/")[0] == prefix and (match := name.fullmatch(key.rpartition("/")[2])) is not None
-    ]
