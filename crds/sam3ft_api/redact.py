@@ -13,7 +13,7 @@ _SECRETS = (
         r"(?i)(?<=[?&])(x-amz-(?:signature|credential|security-token)|sig|signature|token|access_?key|se)=[^&\s\"']+"
     ),
     re.compile(
-        r"(?i)\b(?:aws_)?(?:secret_?access_?key|session_?token|password|passwd|token|secret)\s*[=:]\s*[^\s,;\"']+"
+        r"(?i)\b(?:aws_)?(?:secret_?access_?key|session_?token|password|passwd|token|secret)\s*[=:]\s*[\"']?[^\s,;\"']+"
     ),
     re.compile(r"\bhf_[A-Za-z0-9]{16,}"),  # Hugging Face
     re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}"),  # AWS key ids

@@ -96,6 +96,7 @@ class SlurmBackend:
             script=render_script(plan, self._settings, folder, launcher=self._launcher_command),
             node_script=self._node_script(plan, folder),
             env=plan.env,
+            sinks=plan.config.tracking.sinks,
             config_json=plan.config.model_dump_json(indent=2) + "\n",
             finetune_yaml=plan.source,
         )
@@ -287,7 +288,7 @@ class SlurmBackend:
         if record is not None:
             self._require_over(folder, record)
             folder.slurm_environment(record.attempt).unlink(missing_ok=True)
-        environment = job_environment(submission.env, os.environ)
+        environment = job_environment(submission.env, os.environ, sinks=submission.sinks)
         for stale in (folder.progress, folder.last_word, folder.stop_request):
             stale.unlink(missing_ok=True)  # it would be taken for this attempt's
         write_atomically(folder.config, submission.config_json)

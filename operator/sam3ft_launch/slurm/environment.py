@@ -7,9 +7,10 @@ value as a literal of the shell.
 import re
 import secrets
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
-from sam3ft_api.sinks import all_variables
+from sam3ft_api.fields import SinkName
+from sam3ft_api.sinks import VARIABLES
 from sam3ft_api.tokens import MIN_KEY_BYTES
 from sam3ft_api.worker import (
     ENV_CACHE_DIR,
@@ -20,20 +21,23 @@ from sam3ft_api.worker import (
 )
 
 _TAKEN = re.compile(r"(SAM3FT_DATA_)?(AWS|GOOGLE|AZURE)_[A-Z0-9_]+|(HTTPS?|NO|ALL)_PROXY|(https?|no|all)_proxy|HF_HOME")
-_NAMES = (
-    frozenset({ENV_STORAGE_PROFILES, ENV_CREDENTIALS_DIR, ENV_DATA_CREDENTIALS_DIR, ENV_CACHE_DIR, "SSL_CERT_FILE"})
-    | all_variables()
+_NAMES = frozenset(
+    {ENV_STORAGE_PROFILES, ENV_CREDENTIALS_DIR, ENV_DATA_CREDENTIALS_DIR, ENV_CACHE_DIR, "SSL_CERT_FILE"}
 )
 
 
-def job_environment(plan_env: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:
+def job_environment(
+    plan_env: Mapping[str, str], environ: Mapping[str, str], *, sinks: Collection[SinkName] = ()
+) -> dict[str, str]:
     """Return the variables of an attempt, with a fresh key from which its token is derived.
 
     Args:
         plan_env: of the plan; they win.
         environ: of the process that submits.
+        sinks: of the run's curves; the variables of others stay behind.
     """
-    taken = {name: value for name, value in environ.items() if name in _NAMES or _TAKEN.fullmatch(name)}
+    names = _NAMES.union(*(VARIABLES[sink] for sink in sinks))
+    taken = {name: value for name, value in environ.items() if name in names or _TAKEN.fullmatch(name)}
     return {**taken, **plan_env, ENV_RUN_KEY: secrets.token_hex(2 * MIN_KEY_BYTES)}
 
 

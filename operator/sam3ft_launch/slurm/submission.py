@@ -6,6 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from sam3ft_api.fields import SinkName
 from sam3ft_launch.folder.rundir import RunDir
 
 RUN_FOLDER = re.compile(r"/[A-Za-z0-9_.+=@ /-]*")
@@ -26,6 +27,7 @@ class SlurmSubmission(BaseModel):
         script: the batch script.
         node_script: that of the nodes beyond the first, where each is a job of its own; empty otherwise.
         env: variables of the workers; never a secret.
+        sinks: of the run's curves, whose variables the job takes over.
         config_json: the config document.
         finetune_yaml: the user's file, kept beside the run.
     """
@@ -42,6 +44,7 @@ class SlurmSubmission(BaseModel):
     script: str
     node_script: str = ""
     env: dict[str, str] = {}
+    sinks: tuple[SinkName, ...] = ()
     config_json: str
     finetune_yaml: str
 

@@ -80,6 +80,17 @@ def test_steps_done_again_after_a_resume_stand_once() -> None:
     assert "s3://models/lpbf" == history.export["address"]
 
 
+def test_what_came_before_a_start_from_the_beginning_is_no_part_of_the_history() -> None:
+    before = [{**event, "ts": 1.0} for event in EVENTS if event["event"] != "resumed"]
+
+    history = tell([*before, *EVENTS])
+
+    assert tell(EVENTS).intervals == history.intervals
+    assert tell(EVENTS).evaluations == history.evaluations
+    assert tell(EVENTS).incidents == history.incidents
+    assert 3 == history.attempts
+
+
 def test_a_torn_log_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
     log = tmp_path / "events.jsonl"
     log.write_text("\n".join(json.dumps(event) for event in EVENTS[:3]) + '\n{"ts": 1, "eve')

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from sam3ft_api.errors import StorageUnavailable
-from sam3ft_trainer.run import chronicle
 from sam3ft_trainer.run.chronicle import Chronicle, fuller
 from sam3ft_trainer.store.kept_report import SCORES, Keeping, read_events, read_report
 from sam3ft_trainer.store.objects import Store
@@ -96,11 +95,10 @@ def test_a_store_that_hangs_holds_up_the_end_for_its_time_alone(
     bench: Bench, store: Store, monkeypatch: pytest.MonkeyPatch
 ):
     released = threading.Event()
-    monkeypatch.setattr(chronicle, "LAST_ACT_S", 0.05)
     monkeypatch.setattr(store, "put", lambda *_: released.wait(60))
     bench.add(STARTED)
 
-    bench.chronicle.close()
+    bench.chronicle.close(0.05)
 
     assert bench.chronicle._thread.is_alive()
     released.set()
@@ -148,10 +146,32 @@ def test_page_and_scores_of_the_end_are_kept(bench: Bench, store: Store, tmp_pat
     (tmp_path / "report.html").write_text("<html>")
     (tmp_path / "scores.json").write_text("{}")
 
-    bench.chronicle.keep_end(page=tmp_path / "report.html", scores=tmp_path / "scores.json")
+    bench.chronicle.keep_scores(tmp_path / "scores.json")
+    bench.chronicle.keep_page(tmp_path / "report.html")
 
     kept = read_report(store)
     assert (b"<html>", {SCORES: b"{}"}) == (kept.page, kept.documents)
-    (tmp_path / "scores.json").unlink()
-    bench.chronicle.keep_end(page=tmp_path / "report.html", scores=tmp_path / "scores.json")
+
+
+def test_page_and_scores_outlast_an_outage_and_nothing_that_goes_wrong_ends_the_run(
+    bench: Bench, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "report.html").write_text("<html>")
+    put, refusals = store.put, [StorageUnavailable("no answer"), StorageUnavailable("no answer")]
+
+    def answer(key: str, content: bytes) -> None:
+        if refusals:
+            raise refusals.pop()
+        put(key, content)
+
+    monkeypatch.setattr(store, "put", answer)
+    bench.chronicle.keep_page(tmp_path / "report.html")
+    assert b"<html>" == read_report(store).page
+    assert [] == bench.told
+
+    bench.chronicle.keep_scores(tmp_path / "gone.json")
     assert ["events_not_kept"] == [name for name, _ in bench.told]
+    monkeypatch.setattr(store, "put", lambda *_: (_ for _ in ()).throw(RuntimeError("a defect")))
+    bench.add(STARTED)
+    assert not bench.chronicle.keep()
+    assert STARTED == bench.chronicle.whole_log()

@@ -65,6 +65,7 @@ def test_every_sink_gets_the_finite_values_and_the_progress_counts_them(tmp_path
 
     reporter.scalars(10, {"train/loss": 1.5, "train/lr": 0.1, "train/grad_norm": float("nan")})
     reporter.progress(state="finished")
+    reporter.close_sinks(30.0)
     reporter.close()
 
     assert [Point(10, 1_764_000_000.0, {"train/loss": 1.5, "train/lr": 0.1})] == first.points
@@ -84,6 +85,7 @@ def test_a_run_that_ends_before_its_end_says_so(tmp_path: Path):
         tmp_path, run="blood", attempt=1, tensorboard=False, echo=False, sinks=joined(tmp_path, wandb=kept)
     )
     reporter.scalars(1, {"train/loss": 1.5})
+    reporter.close_sinks(30.0)
     reporter.close()
 
     assert kept.closed is False

@@ -28,6 +28,7 @@ NAME = names.slurm_job_name(UID, 1)
 CHECK = """
 import json, sys
 code = int(open(sys.argv[1]).read())
+assert "--for-others" in sys.argv
 word = sys.argv[sys.argv.index("--termination-log") + 1]
 with open(sys.argv[1] + ".count", "a") as stream:
     stream.write("x")

@@ -152,9 +152,12 @@ def test_a_job_takes_over_what_it_needs_for_its_stores_and_nothing_else():
 def test_a_job_takes_over_what_the_sinks_need_and_nothing_else_of_theirs():
     environ = {"WANDB_API_KEY": "k", "MLFLOW_TRACKING_URI": "u", "OTEL_EXPORTER_OTLP_HEADERS": "h"}
 
-    taken = job_environment({}, environ | {"WANDB_NOTES": "n", "MLFLOW_RUN_ID": "r", "OTEL_SERVICE_NAME": "s"})
+    more = {"WANDB_NOTES": "n", "MLFLOW_RUN_ID": "r", "OTEL_SERVICE_NAME": "s"}
 
-    assert environ == {name: value for name, value in taken.items() if name != ENV_RUN_KEY}
+    taken = job_environment({}, environ | more, sinks=("wandb", "otlp"))
+
+    assert {"WANDB_API_KEY", "OTEL_EXPORTER_OTLP_HEADERS", ENV_RUN_KEY} == set(taken)
+    assert {ENV_RUN_KEY} == set(job_environment({}, environ))
 
 
 def test_settings_are_defaults_without_a_file_and_named_by_the_environment(tmp_path: Path):

@@ -84,12 +84,27 @@ def test_the_longest_of_several_counts_where_a_deletion_was_lost(folder_store: S
 
 def test_no_secret_is_kept_and_lines_stay_json(folder_store: Store, log: Path):
     kept = Keeping(folder_store, log, 1, log.stat().st_size)
-    add(log, json.dumps({"event": "model_loaded", "message": "AWS_SECRET_ACCESS_KEY=abcdef0123456789"}) + "\n")
+    words = ["AWS_SECRET_ACCESS_KEY=abcdef0123456789", 'password="abcdef"', {"token": ["secret=abcdef"]}]
+    for message in words:
+        add(log, json.dumps({"event": "model_loaded", "message": message}) + "\n")
+    add(log, "no JSON, password=abcdef\n")
     kept.keep_log()
 
-    (line,) = read_events(folder_store).splitlines()
-    assert b"abcdef" not in line
-    assert "model_loaded" == json.loads(line)["event"]
+    *lines, text = read_events(folder_store).splitlines()
+    assert b"abcdef" not in read_events(folder_store)
+    assert ["model_loaded"] * 3 == [json.loads(line)["event"] for line in lines]
+    assert b"no JSON, password=***" == text
+
+
+def test_a_line_without_an_end_waits_for_it_however_long_it_is(folder_store: Store, log: Path):
+    kept = Keeping(folder_store, log, 1, log.stat().st_size)
+    add(log, "x" * (2 * kept_report.PIECE_BYTES))
+    kept.keep_log()
+    assert b"" == read_events(folder_store)
+    add(log, "\n")
+    kept.keep_log()
+
+    assert 2 * kept_report.PIECE_BYTES + 1 == len(read_events(folder_store))
 
 
 def test_a_piece_that_is_replaced_while_it_is_read_is_read_again(
@@ -115,13 +130,12 @@ def test_a_piece_that_is_replaced_while_it_is_read_is_read_again(
         read_events(folder_store)
 
 
-def test_the_newest_document_of_each_name_is_read_and_none_is_overwritten(folder_store: Store, log: Path):
+def test_the_newest_document_of_each_name_is_read(folder_store: Store, log: Path):
     assert (b"", {}, None) == _parts(folder_store)
     first, second = Keeping(folder_store, log, 1, 0), Keeping(folder_store, log, 2, 0)
     first.keep(CONFIG, b"1")
     first.keep(DATASET, b"1")
     second.keep(CONFIG, b"2")
-    second.keep(CONFIG, b"3")
     second.keep(SCORES, b"2")
 
     assert {CONFIG: b"2", DATASET: b"1", SCORES: b"2"} == read_report(folder_store).documents

@@ -11,13 +11,15 @@ from pathlib import Path
 
 import orjson
 
-from sam3ft_api.errors import StorageDenied, StorageUnavailable
 from sam3ft_trainer.store.kept_report import PAGE, SCORES, Keeping, read_events
+from sam3ft_trainer.store.objects import with_patience
 
 EVERY_S = 60.0
 """The log is kept at least so often, and whenever a commit is durable."""
 LAST_ACT_S = 2.0
 """How long the end of a worker waits for its last lines."""
+END_OUTAGE_S = 30.0
+"""How long scores and page are tried for, at the end of the run."""
 
 
 class Chronicle:
@@ -50,7 +52,7 @@ class Chronicle:
                     self._before(self._keeping)
                     self._has_begun = True
                 self._keeping.keep_log()
-            except (StorageDenied, StorageUnavailable, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - edge of the thread: the run does not depend on it
                 self._failed(error)
                 return False
         self._has_failed = False
@@ -61,23 +63,30 @@ class Chronicle:
         here = self._keeping.log.read_bytes()
         try:
             return fuller(here, read_events(self._keeping.store) if self.keep() else b"")
-        except (StorageDenied, StorageUnavailable) as error:
+        except Exception as error:  # noqa: BLE001 - the same
             self._failed(error)
             return here
 
-    def keep_end(self, *, page: Path, scores: Path) -> None:
-        """Keep the finished report and the scores in it; an event when that fails."""
+    def keep_scores(self, scores: Path) -> None:
+        """Keep the scores of the end; an event when that fails."""
+        self._keep(SCORES, scores)
+
+    def keep_page(self, page: Path) -> None:
+        """Keep the finished report; an event when that fails."""
+        self._keep(PAGE, page)
+
+    def _keep(self, name: str, path: Path) -> None:
         try:
-            self._keeping.keep(SCORES, scores.read_bytes())
-            self._keeping.keep(PAGE, page.read_bytes())
-        except (StorageDenied, StorageUnavailable, OSError) as error:
+            content = path.read_bytes()
+            with_patience(lambda: self._keeping.keep(name, content), outage_s=END_OUTAGE_S)
+        except Exception as error:  # noqa: BLE001 - the run is complete, whatever becomes of this
             self._failed(error)
 
-    def close(self) -> None:
-        """Keep the last lines, and wait for that two seconds at most."""
+    def close(self, within_s: float = LAST_ACT_S) -> None:
+        """Keep the last lines, and wait for that at most so many seconds."""
         self._ends.set()
         self._wakes.set()
-        self._thread.join(LAST_ACT_S)
+        self._thread.join(within_s)
 
     def _run(self) -> None:
         while not self._ends.is_set():

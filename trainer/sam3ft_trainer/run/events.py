@@ -36,6 +36,10 @@ class Reporter(Protocol):
         """Record curves; names with a slash group them."""
         ...
 
+    def close_sinks(self, within_s: float) -> None:
+        """End the sinks of curves, and wait for that at most so many seconds; later values go to files alone."""
+        ...
+
     def close(self) -> None:
         """Flush and close."""
         ...
@@ -52,6 +56,9 @@ class Silent:
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Drop the values."""
+
+    def close_sinks(self, within_s: float) -> None:
+        """Do nothing."""
 
     def close(self) -> None:
         """Do nothing."""
@@ -88,6 +95,7 @@ class RunReporter:
         self._echo = echo
         self._board = _open_board(work_dir / "tensorboard") if tensorboard else None
         self._sinks = sinks or Sinks()
+        self._has_closed_sinks = False
 
     def event(self, name: str, **fields: Any) -> None:
         """Append one line (`sam3ft_api.log_lines`); numbers that JSON does not have (NaN, infinities) become null."""
@@ -125,9 +133,9 @@ class RunReporter:
                     self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Close the sinks, write the last progress and close all files; sinks may take some seconds."""
+        """Write the last progress and close all files; sinks that have not been closed are left as they are."""
         try:
-            self._close_sinks()
+            self.close_sinks(0.0)
             self._write_progress()
         finally:
             self._log.close()
@@ -138,8 +146,12 @@ class RunReporter:
         for news in self._sinks.news():
             self.event("sink_failed", **news)
 
-    def _close_sinks(self) -> None:
-        self._sinks.close(is_complete=self._progress["state"] == "finished")
+    def close_sinks(self, within_s: float) -> None:
+        """End the sinks, and tell what has become of the values; once."""
+        if self._has_closed_sinks:
+            return
+        self._has_closed_sinks = True
+        self._sinks.close(is_complete=self._progress["state"] == "finished", within_s=within_s)
         self._tell_sinks()
         if figures := self._sinks.figures():
             self.event("sinks_closed", sinks=figures)

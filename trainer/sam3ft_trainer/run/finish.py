@@ -133,6 +133,8 @@ def _record(run: Session, final: RunScores, exported: str | None) -> None:
     work_dir: Path = run.environment.work_dir
     final = final.model_copy(update={"export": exported})
     write_atomically(work_dir / SCORES_FILE, final.model_dump_json(indent=1))
+    if run.chronicle is not None:
+        run.chronicle.keep_scores(work_dir / SCORES_FILE)
     reports = {split: dataset.report.to_json() for split, dataset in run.foundation.datasets.items()}
     if not (work_dir / CONFIG).exists():
         write_atomically(work_dir / CONFIG, run.config.model_dump_json(indent=1))
@@ -154,5 +156,5 @@ def _report(run: Session) -> None:
     page = run.environment.work_dir / REPORT
     build_report(page.parent, page, log=None if run.chronicle is None else run.chronicle.whole_log())
     if run.chronicle is not None:
-        run.chronicle.keep_end(page=page, scores=page.with_name(SCORES_FILE))
+        run.chronicle.keep_page(page)
         run.tell_store_news()

@@ -21,7 +21,7 @@ from sam3ft_trainer.data.pipeline import TrainLoader, decode_threads
 from sam3ft_trainer.model.compiling import LayerCompiler, keep_compiled_in, why_not_compiled
 from sam3ft_trainer.model.training import TrainingModel
 from sam3ft_trainer.run import machine
-from sam3ft_trainer.run.chronicle import Chronicle
+from sam3ft_trainer.run.chronicle import LAST_ACT_S, Chronicle
 from sam3ft_trainer.run.events import EVENTS_FILE, Reporter, RunReporter, Silent
 from sam3ft_trainer.run.facts import run_facts
 from sam3ft_trainer.run.flags import FlagReader
@@ -35,7 +35,7 @@ from sam3ft_trainer.run.pace import gpu_peak
 from sam3ft_trainer.run.prefetch import DeviceFeed
 from sam3ft_trainer.run.selection import Selection
 from sam3ft_trainer.run.session import Session
-from sam3ft_trainer.run.sinks.sinks import open_sinks
+from sam3ft_trainer.run.sinks.sinks import CLOSE_S, open_sinks
 from sam3ft_trainer.run.spans import Spans
 from sam3ft_trainer.run.state import LoopState
 from sam3ft_trainer.run.step import Stepper
@@ -43,12 +43,15 @@ from sam3ft_trainer.run.stopping import tell_short_grace
 from sam3ft_trainer.run.tensors import all_tensors
 from sam3ft_trainer.run.text import CachedText, LiveText, TextSource
 from sam3ft_trainer.run.watchdog import Watchdog
-from sam3ft_trainer.run.worker import LastWord, WorkerEnvironment
+from sam3ft_trainer.run.worker import LastWord, WorkerEnvironment, classify
 from sam3ft_trainer.store.access import run_access
 from sam3ft_trainer.store.checkpoint import RunStore, open_run_store
 from sam3ft_trainer.store.exchange import Exchange, LocalExchange, TorchExchange
 from sam3ft_trainer.store.kept_report import CONFIG, DATASET, Keeping
 from sam3ft_trainer.store.opening import StoreOptions
+
+HURRY_S = 0.25
+"""What an end that was asked for waits for curves, and for the log to be kept; its save has been waited for."""
 
 
 @contextmanager
@@ -72,6 +75,8 @@ def open_session(config: TrainingConfig, environment: WorkerEnvironment, last_wo
         device = machine.select_device(config.runtime.device, local_rank=environment.local_rank)
         group = join_group(device)
         stack.callback(group.close)
+        # Before the group: its end makes the peers fail, and from then on this rank's own end may not wait for anybody.
+        stack.callback(lambda: reporter.close_sinks(_patience_s(environment, CLOSE_S)))
         foundation = lay_foundation(config, device=device, group=group, reporter=reporter, beat=watchdog.beat)
         refuse_different_weights(group, foundation.loaded.digest, uri=config.model.uri)
         store = _claim(config, environment, foundation)
@@ -83,8 +88,13 @@ def open_session(config: TrainingConfig, environment: WorkerEnvironment, last_wo
         run = _assemble(config, environment, last_word, foundation, store, state, watchdog, stack)
         if group.rank == 0 and not run.is_complete:
             run.chronicle = _open_chronicle(config, environment, foundation, store, log_start=log_start)
-            stack.callback(run.chronicle.close)
-        yield run
+            chronicle = run.chronicle
+            stack.callback(lambda: chronicle.close(_patience_s(environment, LAST_ACT_S)))
+        try:
+            yield run
+        except BaseException as error:
+            last_word.write(*classify(error))  # whatever closing takes, and whoever ends this process meanwhile
+            raise
 
 
 def refuse_different_weights(group: Group, digest: str, *, uri: str) -> None:
@@ -313,6 +323,11 @@ def _open_chronicle(
 
     keeping = Keeping(store.objects, environment.work_dir / EVENTS_FILE, store.generation, log_start)
     return Chronicle(keeping, store.tell, before=keep_what_it_was_told)
+
+
+def _patience_s(environment: WorkerEnvironment, usual_s: float) -> float:
+    """Return how long the end may wait for others: hardly, once the launcher has asked for it."""
+    return usual_s if FlagReader(environment.flag_file).poll() is None else HURRY_S
 
 
 def _size(path: Path) -> int:

@@ -16,16 +16,19 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import orjson
 
 from sam3ft_api.errors import StorageDenied, StorageUnavailable
 from sam3ft_api.redact import redact
-from sam3ft_trainer.store.objects import AlreadyExists, NotFound, Store
+from sam3ft_trainer.store.objects import NotFound, Store
 
 KEPT = "report"
 """Prefix of it all."""
 CONFIG, DATASET, SCORES, PAGE = "config.json", "dataset.json", "scores.json", "report.html"
 """Names of what is kept besides the log."""
-PIECE_BYTES = 1 << 20
+PIECE_BYTES = 64 << 10
 """From here on a piece grows no more."""
 _PIECE = re.compile(KEPT + r"/(\d{6})/events-(\d{12})-(\d{12})\.jsonl")
 _DOCUMENT = re.compile(KEPT + r"/(\d{6})/([a-z]+\.(?:json|html))")
@@ -59,35 +62,35 @@ class Keeping:
             OSError: the log cannot be read.
         """
         with self.log.open("rb") as file:
-            is_full = True
-            while is_full:
+            while True:
                 file.seek(self.base + self._begin)
                 data = file.read(PIECE_BYTES)
                 is_full = len(data) == PIECE_BYTES
                 if is_full and not data.endswith(b"\n"):
                     data += file.readline()
-                self._replace(data[: data.rfind(b"\n") + 1])
-                if is_full:
-                    self._begin = self._end
+                piece = data[: data.rfind(b"\n") + 1]
+                self._replace(piece)
+                if not is_full or not piece:
+                    return
+                self._begin = self._end
 
     def keep(self, name: str, content: bytes) -> None:
-        """Keep a document, unless this incarnation has kept one of that name.
+        """Keep a document, once for each name.
 
         Raises:
             StorageDenied, StorageUnavailable: as the store says.
         """
-        with suppress(AlreadyExists):
-            self.store.put_if_absent(self._key(name), content)
+        self.store.put(self._key(name), content)
 
     def _replace(self, piece: bytes) -> None:
         """Write the piece that begins where the present one does, unless it has grown by nothing."""
         end = self._begin + len(piece)
         if end <= self._end:
             return
-        self.store.put(self._key(self._piece(end)), redact(piece.decode(errors="replace")).encode())
+        self.store.put(self._key(self._piece(end)), b"".join(map(_without_secrets, piece.splitlines(keepends=True))))
         shorter, self._end = self._end, end
         if shorter > self._begin:
-            # A store that keeps everything, or does not answer now, is left with one piece more, which nobody reads.
+            # A store that keeps everything, or does not answer now, is left with pieces that nobody reads.
             with suppress(StorageDenied, StorageUnavailable):
                 self.store.delete([self._key(self._piece(shorter))])
 
@@ -96,6 +99,26 @@ class Keeping:
 
     def _key(self, name: str) -> str:
         return f"{KEPT}/{self.generation:06d}/{name}"
+
+
+def _without_secrets(line: bytes) -> bytes:
+    """Redact the strings of a line, so that it stays JSON; one that is none, as text. Most lines stay as they are."""
+    try:
+        said = orjson.loads(line)
+        clean = _redacted(said)
+        return line if clean == said else orjson.dumps(clean, option=orjson.OPT_APPEND_NEWLINE)
+    except orjson.JSONDecodeError:
+        return redact(line.decode(errors="replace")).encode()
+
+
+def _redacted(value: Any) -> Any:
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, list):
+        return [_redacted(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _redacted(item) for name, item in value.items()}
+    return value
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,12 +58,15 @@ def history_of(log: bytes) -> History:
 def tell(events: Iterable[Mapping[str, Any]]) -> History:
     """Return the history of events in the order in which they were written."""
     told = [dict(event) for event in events]
+    # Whatever was done before a start from the beginning is no part of the history that followed.
+    first = max((at for at, event in enumerate(told) if event["event"] == "started"), default=0)
+    ours = told[first:]
     times = [float(event.get("ts", 0.0)) for event in told]
     starts = [event for event in told if event["event"] in {"started", "resumed"}]
-    intervals = _kept(_read(Interval, told, "train_interval"), told)
-    evaluations = _read(Evaluation, told, "evaluation")
+    intervals = _kept(_read(Interval, ours, "train_interval"), ours)
+    evaluations = _read(Evaluation, ours, "evaluation")
     last_start: Mapping[str, Any] = starts[-1] if starts else {}
-    planned = [event["total_steps"] for event in told if event.get("total_steps") is not None]
+    planned = [event["total_steps"] for event in ours if event.get("total_steps") is not None]
     return History(
         started_unix_s=min(times, default=0.0),
         ended_unix_s=max(times, default=0.0),
@@ -73,9 +76,9 @@ def tell(events: Iterable[Mapping[str, Any]]) -> History:
         facts=_facts(told),
         intervals=tuple(intervals),
         evaluations=tuple(_latest(evaluations)),
-        incidents=tuple(_incident(event) for event in told if event["event"] in _SENTENCES),
-        skipped_steps=len({event.get("step") for event in told if event["event"] == "step_skipped"}),
-        export=next((_plain(event) for event in reversed(told) if event["event"] == "exported"), None),
+        incidents=tuple(_incident(event) for event in ours if event["event"] in _SENTENCES),
+        skipped_steps=len({event.get("step") for event in ours if event["event"] == "step_skipped"}),
+        export=next((_plain(event) for event in reversed(ours) if event["event"] == "exported"), None),
     )
 
 

@@ -21,7 +21,7 @@ from sam3ft_trainer.run.sinks.wandb_sink import WandbSink
 from sam3ft_trainer.run.sinks.words import secret_texts, speaker
 
 CLOSE_S = 5.0
-"""How long the end of a run waits for all sinks together; ten seconds are kept for ending before a kill."""
+"""How long the end of a run waits for all sinks together."""
 MAX_CURVES = limits.MAX_METRICS
 """Different names of values; a server keeps a series for each, often for ever."""
 MAX_SETTING_CHARS = 500
