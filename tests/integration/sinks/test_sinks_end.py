@@ -1,6 +1,5 @@
 """A failure of rank 0 is known before its sinks end and before its peers fail because it is gone."""
 
-import json
 import socket
 from pathlib import Path
 
@@ -10,7 +9,6 @@ from store_bench import folder_site
 from waiting import wait_for
 
 from sam3ft_api.exit_codes import ExitCode
-from sam3ft_trainer.run.sinks.sinks import CLOSE_S
 
 
 @pytest.mark.slow
@@ -29,6 +27,7 @@ def test_a_failing_rank_0_with_a_silent_sink_has_left_its_word_before_its_peer_e
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
         run = Workers(config, site, tmp_path / "work", world_size=2, OTEL_EXPORTER_OTLP_ENDPOINT=address)
         wait_for("rank 0 has left its word", run.result_file(0).exists, within_s=300)
+        assert [] == run.events("sinks_closed"), "its sinks have been waited for"
         assert [None, None] == [process.poll() for process in run.processes]
         codes = run.wait()
 
@@ -36,6 +35,3 @@ def test_a_failing_rank_0_with_a_silent_sink_has_left_its_word_before_its_peer_e
     assert ExitCode.STORAGE_DENIED == run.result()["code"]
     (closed,) = run.events("sinks_closed")
     assert closed["sinks"]["otlp"]["lost"] > 0
-    stopped_s = closed["ts"] - run.result_file(1).stat().st_mtime
-    assert stopped_s < 0, "the peer has failed while rank 0 still waited for its sinks"
-    assert CLOSE_S > 1, json.dumps(closed)
