@@ -120,7 +120,7 @@ def peer_updates() -> Callable[[], None]:
     return act
 
 
-def trained(ranks: int) -> tuple[Rounds, Counts]:
+def _trained(ranks: int) -> tuple[Rounds, Counts]:
     """Return the state of a coordinator whose run trains with so many ranks, eight on a node."""
     nodes = max(1, ranks // 8)
     settings = Settings(attempt=1, nodes=nodes, min_nodes=1, max_nodes=nodes)
@@ -162,17 +162,16 @@ def trained(ranks: int) -> tuple[Rounds, Counts]:
 def coordinator(ranks: int) -> Callable[[], object]:
     """Return a scrape of a coordinator over HTTP, of which nothing is kept from another."""
     coordinator_metrics.KEPT_S = -1.0
-    exposition = coordinator_metrics.Exposition(*trained(ranks))
+    exposition = coordinator_metrics.Exposition(*_trained(ranks))
     return _over_http(lambda: exposition.answer("", now_s=time.monotonic())[1])
 
 
 def coordinator_text(ranks: int) -> bytes:
     """Return a coordinator's answer."""
-    return coordinator_metrics.Exposition(*trained(ranks)).answer("", now_s=10.0)[1]
+    return coordinator_metrics.Exposition(*_trained(ranks)).answer("", now_s=10.0)[1]
 
 
-def resource(number: int) -> dict[str, Any]:
-    """Return a resource as the operator sees it, training; every tenth is on a SLURM site."""
+def _resource(number: int) -> dict[str, Any]:
     times = {"lastStepTime": "2026-11-26T10:00:00Z"}
     return {
         "metadata": {"name": f"run-{number}", "namespace": f"team-{number % 20}"},
@@ -195,13 +194,13 @@ def resource(number: int) -> dict[str, Any]:
 
 def operator_text(runs: int) -> bytes:
     """Return an operator's answer."""
-    resources = [resource(number) for number in range(runs)]
+    resources = [_resource(number) for number in range(runs)]
     return Metrics(lambda: resources).text()
 
 
 def operator(runs: int) -> Callable[[], object]:
     """Return a scrape of an operator over HTTP that is computed for it."""
-    resources = [resource(number) for number in range(runs)]
+    resources = [_resource(number) for number in range(runs)]
 
     operator_metrics.KEPT_S = -1.0
     return _over_http(Metrics(lambda: resources).text)

@@ -36,8 +36,3 @@ SECRETS = frozenset(
     }
 )
 """Those whose values are shown nowhere, whatever a library makes of them."""
-
-
-def all_variables() -> frozenset[str]:
-    """Return the names of all sinks."""
-    return frozenset(name for names in VARIABLES.values() for name in names)

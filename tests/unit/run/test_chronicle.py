@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from sam3ft_api.errors import StorageUnavailable
+from sam3ft_trainer.evaluate.report.build import SCORES
 from sam3ft_trainer.run.chronicle import Chronicle, fuller
-from sam3ft_trainer.store.kept_report import SCORES, Keeping, read_events, read_report
+from sam3ft_trainer.store.kept_report import Keeping, read_events, read_report
 from sam3ft_trainer.store.objects import Store
 from sam3ft_trainer.store.uri import open_store
 

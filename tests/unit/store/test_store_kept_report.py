@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from sam3ft_api.errors import StorageDenied, StorageUnavailable
+from sam3ft_trainer.evaluate.report.build import CONFIG, DATASET, SCORES
 from sam3ft_trainer.store import kept_report
-from sam3ft_trainer.store.kept_report import CONFIG, DATASET, PAGE, SCORES, Keeping, read_events, read_report
+from sam3ft_trainer.store.kept_report import PAGE, Keeping, read_events, read_report
 from sam3ft_trainer.store.objects import Store
 
 

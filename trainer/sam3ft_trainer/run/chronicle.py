@@ -11,7 +11,8 @@ from pathlib import Path
 
 import orjson
 
-from sam3ft_trainer.store.kept_report import PAGE, SCORES, Keeping, read_events
+from sam3ft_trainer.evaluate.report.build import SCORES
+from sam3ft_trainer.store.kept_report import PAGE, Keeping, read_events
 from sam3ft_trainer.store.objects import with_patience
 
 EVERY_S = 60.0

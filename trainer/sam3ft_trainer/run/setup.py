@@ -18,6 +18,7 @@ from sam3ft_api.exit_codes import ExitCode
 from sam3ft_api.training import TrainingConfig
 from sam3ft_trainer.data.order import steps_per_epoch
 from sam3ft_trainer.data.pipeline import TrainLoader, decode_threads
+from sam3ft_trainer.evaluate.report.build import CONFIG, DATASET
 from sam3ft_trainer.model.compiling import LayerCompiler, keep_compiled_in, why_not_compiled
 from sam3ft_trainer.model.training import TrainingModel
 from sam3ft_trainer.run import machine
@@ -47,7 +48,7 @@ from sam3ft_trainer.run.worker import LastWord, WorkerEnvironment, classify
 from sam3ft_trainer.store.access import run_access
 from sam3ft_trainer.store.checkpoint import RunStore, open_run_store
 from sam3ft_trainer.store.exchange import Exchange, LocalExchange, TorchExchange
-from sam3ft_trainer.store.kept_report import CONFIG, DATASET, Keeping
+from sam3ft_trainer.store.kept_report import Keeping
 from sam3ft_trainer.store.opening import StoreOptions
 
 HURRY_S = 0.25
@@ -87,8 +88,7 @@ def open_session(config: TrainingConfig, environment: WorkerEnvironment, last_wo
         last_word.step = state.step
         run = _assemble(config, environment, last_word, foundation, store, state, watchdog, stack)
         if group.rank == 0 and not run.is_complete:
-            run.chronicle = _open_chronicle(config, environment, foundation, store, log_start=log_start)
-            chronicle = run.chronicle
+            chronicle = run.chronicle = _open_chronicle(config, environment, foundation, store, log_start=log_start)
             stack.callback(lambda: chronicle.close(_patience_s(environment, LAST_ACT_S)))
         try:
             yield run
@@ -255,11 +255,7 @@ def _assemble(
         foundation=foundation,
         watchdog=watchdog,
         spans=spans,
-        meter=Meter(
-            device=device,
-            ideal_image_s=_ideal_image_s(config, foundation),
-            watch=_watch_gpu(device, foundation.reporter, stack),
-        ),
+        meter=_meter(config, foundation, stack),
         model=model,
         text=text,
         stepper=stepper,
@@ -272,6 +268,12 @@ def _assemble(
         is_complete=bool(group.broadcast(store.finished() is not None if group.rank == 0 else None)),
         trace_file=_open_trace(config, environment, stack),
     )
+
+
+def _meter(config: TrainingConfig, foundation: Foundation, stack: ExitStack) -> Meter:
+    device = foundation.device
+    watch = _watch_gpu(device, foundation.reporter, stack)
+    return Meter(device=device, ideal_image_s=_ideal_image_s(config, foundation), watch=watch)
 
 
 def _ideal_image_s(config: TrainingConfig, foundation: Foundation) -> float | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from sam3ft_api.errors import InvalidConfig
 from sam3ft_api.redact import redact
 from sam3ft_trainer.store.objects import NotFound, Store
+from sam3ft_trainer.store.pieces import chain
 from sam3ft_trainer.store.tails import LOGS
 
 PIECE_BYTES = 1 << 20
@@ -88,17 +89,8 @@ def newest_lines(store: Store, *, owner: str, lines: int) -> tuple[list[str], in
 
 def _pieces_from(store: Store, owner: str, start: int) -> list[tuple[int, int]]:
     """Begin and end of each piece from a byte on, each beginning where the last one ends; the longest, of several."""
-    found: dict[int, int] = {}
-    for info in store.list_objects(_prefix(owner)):
-        if match := _NAME.fullmatch(info.key.rpartition("/")[2]):
-            begin, end = int(match[1]), int(match[2])
-            if end > begin:
-                found[begin] = max(end, found.get(begin, 0))
-    pieces = []
-    while (end := found.get(start, 0)) > start:
-        pieces.append((start, end))
-        start = end
-    return pieces
+    names = (_NAME.fullmatch(info.key.rpartition("/")[2]) for info in store.list_objects(_prefix(owner)))
+    return chain(((int(name[1]), int(name[2])) for name in names if name), start=start)
 
 
 def _text(store: Store, owner: str, begin: int, end: int) -> str:

@@ -12,22 +12,24 @@ piece to piece, each beginning where the last one ends.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
 from sam3ft_api.errors import StorageDenied, StorageUnavailable
 from sam3ft_api.redact import redact
 from sam3ft_trainer.store.objects import NotFound, Store
+from sam3ft_trainer.store.pieces import chain
 
+T = TypeVar("T")
 KEPT = "report"
 """Prefix of it all."""
-CONFIG, DATASET, SCORES, PAGE = "config.json", "dataset.json", "scores.json", "report.html"
-"""Names of what is kept besides the log."""
+PAGE = "report.html"
+"""Name of the finished page."""
 PIECE_BYTES = 64 << 10
 """From here on a piece grows no more."""
 _PIECE = re.compile(KEPT + r"/(\d{6})/events-(\d{12})-(\d{12})\.jsonl")
@@ -80,25 +82,22 @@ class Keeping:
         Raises:
             StorageDenied, StorageUnavailable: as the store says.
         """
-        self.store.put(self._key(name), content)
+        self.store.put(_key(self.generation, name), content)
 
     def _replace(self, piece: bytes) -> None:
         """Write the piece that begins where the present one does, unless it has grown by nothing."""
         end = self._begin + len(piece)
         if end <= self._end:
             return
-        self.store.put(self._key(self._piece(end)), b"".join(map(_without_secrets, piece.splitlines(keepends=True))))
+        self.store.put(self._piece_key(end), b"".join(map(_without_secrets, piece.splitlines(keepends=True))))
         shorter, self._end = self._end, end
         if shorter > self._begin:
             # A store that keeps everything, or does not answer now, is left with pieces that nobody reads.
             with suppress(StorageDenied, StorageUnavailable):
-                self.store.delete([self._key(self._piece(shorter))])
+                self.store.delete([self._piece_key(shorter)])
 
-    def _piece(self, end: int) -> str:
-        return f"events-{self._begin:012d}-{end:012d}.jsonl"
-
-    def _key(self, name: str) -> str:
-        return f"{KEPT}/{self.generation:06d}/{name}"
+    def _piece_key(self, end: int) -> str:
+        return _key(self.generation, _piece(self._begin, end))
 
 
 def _without_secrets(line: bytes) -> bytes:
@@ -127,7 +126,7 @@ class KeptReport:
 
     Attributes:
         events: log lines of all incarnations, in order; empty when nothing is kept.
-        documents: the newest of each name: `CONFIG`, `DATASET`, `SCORES`.
+        documents: the newest of each name but `PAGE`.
         page: the finished page, if no later incarnation has kept anything.
     """
 
@@ -142,7 +141,7 @@ def read_events(store: Store) -> bytes:
     Raises:
         StorageDenied, StorageUnavailable: as the store says; also when pieces are replaced faster than they are read.
     """
-    return read_report(store).events
+    return _settled(store, lambda keys: _events(store, keys))
 
 
 def read_report(store: Store) -> KeptReport:
@@ -151,43 +150,51 @@ def read_report(store: Store) -> KeptReport:
     Raises:
         StorageDenied, StorageUnavailable: as the store says; also when pieces are replaced faster than they are read.
     """
+    return _settled(store, lambda keys: _read(store, keys))
+
+
+def _settled(store: Store, read: Callable[[Sequence[str]], T]) -> T:
     for _ in range(_LOOKS):
         with suppress(NotFound):  # the run has just replaced a piece by a longer one
-            return _read(store, [info.key for info in store.list_objects(KEPT)])
+            return read([info.key for info in store.list_objects(KEPT)])
     raise StorageUnavailable(f"{store.address}: what is kept changes faster than it can be read; try again")
 
 
-def _read(store: Store, keys: Iterable[str]) -> KeptReport:
-    keys = list(keys)
+def _read(store: Store, keys: Sequence[str]) -> KeptReport:
     documents: dict[str, tuple[int, str]] = {}
     for key in keys:
         if match := _DOCUMENT.fullmatch(key):
             documents[match[2]] = max((int(match[1]), key), documents.get(match[2], (0, "")))
-    pieces = _pieces(keys)
     page = documents.pop(PAGE, None)
-    newest = max([*pieces, *(generation for generation, _ in documents.values())], default=0)
+    newest = max([*_spans(keys), *(generation for generation, _ in documents.values())], default=0)
     return KeptReport(
-        events=b"".join(store.get(key) for chain in pieces.values() for key in chain),
+        events=_events(store, keys),
         documents={name: store.get(key) for name, (_, key) in documents.items()},
         page=store.get(page[1]) if page is not None and page[0] >= newest else None,
     )
 
 
-def _pieces(keys: Iterable[str]) -> Mapping[int, list[str]]:
-    """Keys of each incarnation's pieces in order, by generation."""
-    found: dict[int, dict[int, tuple[int, str]]] = {}
+def _events(store: Store, keys: Sequence[str]) -> bytes:
+    return b"".join(
+        store.get(_key(generation, _piece(begin, end)))
+        for generation, spans in sorted(_spans(keys).items())
+        for begin, end in chain(spans)
+    )
+
+
+def _spans(keys: Sequence[str]) -> Mapping[int, list[tuple[int, int]]]:
+    """Begin and end of each incarnation's pieces, by generation."""
+    found: dict[int, list[tuple[int, int]]] = {}
     for key in keys:
         if match := _PIECE.fullmatch(key):
             generation, begin, end = (int(part) for part in match.groups())
-            if end > begin:
-                by_begin = found.setdefault(generation, {})
-                by_begin[begin] = max((end, key), by_begin.get(begin, (0, "")))
-    return {generation: _chain(found[generation]) for generation in sorted(found)}
+            found.setdefault(generation, []).append((begin, end))
+    return found
 
 
-def _chain(by_begin: Mapping[int, tuple[int, str]]) -> list[str]:
-    keys, at = [], 0
-    while at in by_begin:
-        at, key = by_begin[at]
-        keys.append(key)
-    return keys
+def _piece(begin: int, end: int) -> str:
+    return f"events-{begin:012d}-{end:012d}.jsonl"
+
+
+def _key(generation: int, name: str) -> str:
+    return f"{KEPT}/{generation:06d}/{name}"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from sam3ft_api.errors import InvalidConfig
 from sam3ft_launch.cli.cluster.place import ClusterPlace
-from sam3ft_launch.cli.cluster.site_log import address_of
+from sam3ft_launch.cli.cluster.site_log import address_of, is_folder, profile_of
 from sam3ft_launch.cli.output import OutputFormat
 from sam3ft_launch.cli.trainer import show_trainer
 
@@ -24,11 +24,10 @@ def make(place: ClusterPlace, run: str | None, *, to: Path | None, output: Outpu
     """
     _, found = place.find(run)
     uri = address_of(found)
-    if "://" not in uri or uri.startswith("file:"):
+    if is_folder(uri):
         raise InvalidConfig(
             f"{found.name} keeps its checkpoints in {uri or 'no place'}, a folder of its site; make the report there: "
             "sam3ft report with the run's folder"
         )
-    profile = str((found.spec.get("storage") or {}).get("profile") or "default")
     page = (to or Path(f"{found.name}.html")).absolute()
-    show_trainer(["report", "--kept-at", uri, "--profile", profile, "--to", str(page), "-o", output.value])
+    show_trainer(["report", "--kept-at", uri, "--profile", profile_of(found), "--to", str(page), "-o", output.value])

@@ -58,7 +58,7 @@ class SiteLog:
 
     def _asked(self, words: list[str]) -> list[str]:
         uri = address_of(self.run)
-        if "://" not in uri or uri.startswith("file:"):
+        if is_folder(uri):
             self.problem = f"{uri} is a folder on the site"
             return []
         answer, problem = ask_store(self.run, ["lines", uri, self.run.uid], words, ask=self.ask)
@@ -87,9 +87,9 @@ def ask_store(
         words: more of its arguments.
         ask: calls the trainer.
     """
-    uri, profile = address_of(run), str((run.spec.get("storage") or {}).get("profile") or "default")
+    uri = address_of(run)
     try:
-        answer = ask([*verb, "--profile", profile, *(words or [])])
+        answer = ask([*verb, "--profile", profile_of(run), *(words or [])])
     except InvalidConfig as error:
         return None, f"{uri} cannot be read here: {error}"
     if answer.code != 0:
@@ -100,3 +100,13 @@ def ask_store(
 def address_of(run: ClusterRun) -> str:
     """Return where the run's checkpoints are."""
     return str((run.spec.get("checkpoint") or {}).get("uri") or "")
+
+
+def profile_of(run: ClusterRun) -> str:
+    """Return the storage profile by which they are reached."""
+    return str((run.spec.get("storage") or {}).get("profile") or "default")
+
+
+def is_folder(uri: str) -> bool:
+    """Say whether an address is a folder of the machine that trains, or none at all."""
+    return "://" not in uri or uri.startswith("file:")
