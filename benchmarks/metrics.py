@@ -3,7 +3,8 @@
     python -m benchmarks.metrics [--rounds 15] [--runs 2000]
 
 Every figure is the median of some rounds, with the least and the most. Beside the trainer's own update stands, as a
-peer, what the client library of Prometheus takes for the same news: one histogram, three gauges, one counter.
+peer, what the client library of Prometheus takes for the same news: one histogram, three gauges, one counter. It is
+also the peer of the lines of single ranks.
 """
 
 import argparse
@@ -13,19 +14,23 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import torch
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from sam3ft_api import limits
 from sam3ft_api.messages import Heartbeat, Hello, Ready
 from sam3ft_api.worker import STEP_BOUNDS_S, Progress, RankFigures, StepFigures, StepTimes
-from sam3ft_launch.coordinator import metrics as coordinator_metrics
+from sam3ft_launch.coordinator import exposition as coordinator_exposition
 from sam3ft_launch.coordinator.counts import Counts
+from sam3ft_launch.coordinator.metrics import finite
+from sam3ft_launch.coordinator.rank_lines import RANK_GAUGES, RANK_PARTS, rank_lines, ranks_shown
 from sam3ft_launch.coordinator.rounds import Rounds
 from sam3ft_launch.coordinator.settings import Settings
 from sam3ft_operator import metrics as operator_metrics
@@ -49,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ("the same news by the client library, us", timed(peer_updates(), given.rounds, scale=1e6 / STEPS)),
         ("a scrape of a coordinator, 1 rank, ms", timed(coordinator(1), given.rounds, scale=1e3)),
         ("a scrape of a coordinator, 64 ranks on 8 nodes, ms", timed(coordinator(64), given.rounds, scale=1e3)),
+        ("of it the ranks' own lines, ms", timed(own_lines(64), given.rounds, scale=1e3)),
+        ("the same lines by the client library, ms", timed(peer_lines(64), given.rounds, scale=1e3)),
         (f"a scrape of an operator with {given.runs:,} runs, ms", timed(operator(given.runs), given.rounds, scale=1e3)),
         ("the same within five seconds of another, ms", timed(kept_answer(given.runs), given.rounds, scale=1e3)),
     ]
@@ -161,14 +168,44 @@ def _trained(ranks: int) -> tuple[Rounds, Counts]:
 
 def coordinator(ranks: int) -> Callable[[], object]:
     """Return a scrape of a coordinator over HTTP, of which nothing is kept from another."""
-    coordinator_metrics.KEPT_S = -1.0
-    exposition = coordinator_metrics.Exposition(*_trained(ranks))
+    coordinator_exposition.KEPT_S = -1.0
+    exposition = coordinator_exposition.Exposition(*_trained(ranks))
     return _over_http(lambda: exposition.answer("", now_s=time.monotonic())[1])
+
+
+def own_lines(ranks: int) -> Callable[[], object]:
+    """Return what makes the series of single ranks."""
+    progress = _trained(ranks)[0].progress
+    return lambda: rank_lines(ranks_shown(progress)).encode()
+
+
+def peer_lines(ranks: int) -> Callable[[], object]:
+    """Return the same with the client library."""
+    shown = ranks_shown(_trained(ranks)[0].progress)
+
+    class Collected(Collector):
+        def collect(self) -> Iterator[Metric]:
+            for name, text, read in RANK_GAUGES:
+                family = GaugeMetricFamily(name, text, labels=["rank"])
+                for rank in shown:
+                    if (value := finite(read(rank))) is not None:
+                        family.add_metric([str(rank.rank)], value)
+                yield family
+            parts = GaugeMetricFamily("sam3ft_train_rank_step_seconds", "Seconds of a step.", labels=["rank", "part"])
+            for rank in shown:
+                for part, read in RANK_PARTS:
+                    if (value := finite(read(rank))) is not None:
+                        parts.add_metric([str(rank.rank), part], value)
+            yield parts
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Collected())
+    return lambda: generate_latest(registry)
 
 
 def coordinator_text(ranks: int) -> bytes:
     """Return a coordinator's answer."""
-    return coordinator_metrics.Exposition(*_trained(ranks)).answer("", now_s=10.0)[1]
+    return coordinator_exposition.Exposition(*_trained(ranks)).answer("", now_s=10.0)[1]
 
 
 def _resource(number: int) -> dict[str, Any]:

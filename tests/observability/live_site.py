@@ -20,7 +20,6 @@ from typing import Any
 
 from agent_site import SITE, AgentSite
 from coordinator_site import FakeCoordinator, send
-from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_server import Target
 from rounds_bench import Run as Bench
 from waiting import wait_for
@@ -28,7 +27,7 @@ from waiting import wait_for
 from sam3ft_api.messages import Heartbeat
 from sam3ft_api.worker import Progress, RankFigures, StepFigures
 from sam3ft_launch.coordinator.counts import Counts
-from sam3ft_launch.coordinator.metrics import TEXT_TYPE, RunMetrics
+from sam3ft_launch.coordinator.exposition import Exposition
 from sam3ft_launch.kubernetes.settings import PROGRESS_PORT
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -136,11 +135,9 @@ def recorded_gpu() -> Iterator[Target]:
     bench.join(0)
     bench.wait(0.3)
     bench.say(0, Heartbeat(seq=1, progress=progress))
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(RunMetrics(bench.rounds, Counts()))
-    body = generate_latest(registry)
+    kind, body = Exposition(bench.rounds, Counts()).answer("", now_s=bench.now_s)
 
-    with FakeCoordinator(lambda handler: send(handler, body, TEXT_TYPE)) as coordinator:
+    with FakeCoordinator(lambda handler: send(handler, body, kind)) as coordinator:
         labels = {"namespace": "recorded", "job_name": RECORDED}
         yield Target("recorded", f"{coordinator.address}:{PROGRESS_PORT}", labels)
 

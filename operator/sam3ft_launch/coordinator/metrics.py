@@ -1,4 +1,7 @@
-"""The run's metrics in Prometheus' form, read from the state at a scrape: what has no value now has no series."""
+"""The run's metrics, read from the state at a scrape: what has no value now has no series.
+
+Those of single ranks are in `rank_lines`.
+"""
 
 import math
 import re
@@ -6,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate
 from typing import TypeVar
 
-from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -14,29 +16,20 @@ from prometheus_client.core import (
     Metric,
     SummaryMetricFamily,
 )
-from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
 from sam3ft_api.exit_codes import EXIT_RULES, ExitCode
-from sam3ft_api.worker import STEP_BOUNDS_S, Progress, RankFigures, StepFigures, StepTimes
+from sam3ft_api.worker import STEP_BOUNDS_S, Progress, StepFigures, StepTimes
 from sam3ft_launch.coordinator.counts import BEFORE_TRAINING, Counts
 from sam3ft_launch.coordinator.roster import NodeState
 from sam3ft_launch.coordinator.rounds import Rounds
 from sam3ft_launch.coordinator.view import RUN_STATES, run_state
 
-KEPT_S = 1.0
-"""A scrape within this of another gets the same answer."""
 MAX_NAMES = 64
 """Different names of evaluation metrics, terms of the loss and scores of batches that are shown, of each; a later one
 is left out for as long as this process lives."""
-TEXT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-OPENMETRICS_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 TRAIN_STATES = ("checking", "loading", "training", "evaluating", "checkpointing", "exporting", "finished", "failed")
 """States of a trainer; any other word is shown as `other`."""
-_GENERATORS: dict[str, Callable[[CollectorRegistry], bytes]] = {
-    TEXT_TYPE: generate_latest,
-    OPENMETRICS_TYPE: openmetrics.generate_latest,
-}
 _REASONS = [rule.reason for code, rule in EXIT_RULES.items() if code != ExitCode.SUCCEEDED]
 _Family = TypeVar("_Family", GaugeMetricFamily, CounterMetricFamily)
 _METRIC_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.:/@-]{0,63}")
@@ -60,19 +53,6 @@ _FIGURES: tuple[tuple[str, str, Callable[[StepFigures], float | None]], ...] = (
     ("sam3ft_train_flops_utilization_ratio", "FLOPs over the peak of all devices.", lambda it: it.flops_share),
     ("sam3ft_train_checkpoint_duration_seconds", "From copy to commit, of the newest.", lambda it: it.save_s),
     ("sam3ft_train_checkpoint_bytes", "Bytes of the newest commit.", lambda it: it.save_bytes),
-)
-_RANKS: tuple[tuple[str, str, Callable[[RankFigures], float | None]], ...] = (
-    ("sam3ft_train_gpu_memory_bytes", "Most memory that tensors held on the device.", lambda it: it.device_bytes),
-    ("sam3ft_train_resident_memory_bytes", "Memory of the process on the host.", lambda it: it.resident_bytes),
-    ("sam3ft_train_gpu_utilization_ratio", "Share of the time in which the device had work.", lambda it: it.gpu_use),
-    ("sam3ft_train_gpu_used_memory_bytes", "Most memory in use on the device.", lambda it: it.gpu_used_bytes),
-    ("sam3ft_train_gpu_power_watts", "Power that the device drew.", lambda it: it.gpu_power_w),
-    ("sam3ft_train_gpu_temperature_celsius", "Highest temperature of the device.", lambda it: it.gpu_celsius),
-)
-_PARTS: tuple[tuple[str, Callable[[RankFigures], float | None]], ...] = (
-    ("data", lambda it: it.data_s),
-    ("peers", lambda it: it.peers_s),
-    ("forward", lambda it: it.forward_s),
 )
 
 
@@ -193,14 +173,6 @@ def _figures(figures: StepFigures) -> Iterator[Metric]:
     yield _counter("sam3ft_train_sink_values", text, "sink", [(name, it.sent) for name, it in figures.sinks.items()])
     text = "Values of curves that a sink never gets."
     yield _counter("sam3ft_train_sink_lost", text, "sink", [(name, it.lost) for name, it in figures.sinks.items()])
-    for name, text, read_rank in _RANKS:
-        yield _labelled(name, text, "rank", [(str(rank.rank), read_rank(rank)) for rank in figures.ranks])
-    parts = GaugeMetricFamily("sam3ft_train_rank_step_seconds", "Seconds of a step, by part.", labels=["rank", "part"])
-    for rank in figures.ranks:
-        for part, read_part in _PARTS:
-            if (seconds := finite(read_part(rank))) is not None:
-                parts.add_metric([str(rank.rank), part], seconds)
-    yield parts
 
 
 def _durations(steps: StepTimes) -> HistogramMetricFamily:
@@ -225,38 +197,6 @@ def _shown(
         admitted.add(name)
         shown.append((name, value))
     return shown
-
-
-class Exposition:
-    """Answers scrapes, in the text format or, for those that ask for it, OpenMetrics."""
-
-    def __init__(self, rounds: Rounds, counts: Counts) -> None:
-        """Register the run and this process.
-
-        Args:
-            rounds: the state.
-            counts: what has happened.
-        """
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._run = RunMetrics(rounds, counts)
-        self._registry.register(self._run)
-        ProcessCollector(registry=self._registry)
-        self._kept: dict[str, tuple[float, bytes]] = {}
-
-    def answer(self, accepted: str, *, now_s: float) -> tuple[str, bytes]:
-        """Return type and body; computed at most every `KEPT_S`, however many ask.
-
-        Args:
-            accepted: value of the header Accept.
-            now_s: the clock that the state is driven with.
-        """
-        kind = OPENMETRICS_TYPE if "application/openmetrics-text" in accepted else TEXT_TYPE
-        kept_s, body = self._kept.get(kind, (-math.inf, b""))
-        if now_s - kept_s >= KEPT_S:
-            self._run.now_s = now_s
-            body = _GENERATORS[kind](self._registry)
-            self._kept[kind] = (now_s, body)
-        return kind, body
 
 
 def _gauge(name: str, text: str, value: float | None) -> GaugeMetricFamily:

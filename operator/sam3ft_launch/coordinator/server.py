@@ -22,7 +22,7 @@ from sam3ft_api.messages import (
 )
 from sam3ft_launch.coordinator.counts import Counts
 from sam3ft_launch.coordinator.events import Refusal
-from sam3ft_launch.coordinator.metrics import Exposition
+from sam3ft_launch.coordinator.exposition import Exposition
 from sam3ft_launch.coordinator.roster import Action, Close, Note, Send
 from sam3ft_launch.coordinator.rounds import Rounds
 from sam3ft_launch.coordinator.settings import Settings

@@ -13,7 +13,7 @@ import pytest
 from metrics_bench import Samples, scraped
 
 from sam3ft_api.worker import Progress
-from sam3ft_launch.coordinator.metrics import KEPT_S
+from sam3ft_launch.coordinator.exposition import KEPT_S
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs/metrics.md").read_text()

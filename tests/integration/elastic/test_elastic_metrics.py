@@ -9,7 +9,7 @@ from elastic_site import Group
 from launcher_site import wait_for
 from metrics_bench import Samples, scraped
 
-from sam3ft_launch.coordinator.metrics import KEPT_S
+from sam3ft_launch.coordinator.exposition import KEPT_S
 
 
 def scrape(group: Group) -> Samples:

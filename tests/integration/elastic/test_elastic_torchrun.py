@@ -1,5 +1,7 @@
 """Plain torchrun on two nodes that meet at our coordinator."""
 
+import json
+import os
 import re
 import subprocess
 import sys
@@ -8,6 +10,9 @@ from pathlib import Path
 import pytest
 from elastic_site import GLOO_MEMBER, Group
 from launcher_site import wait_for
+
+from sam3ft_api.messages import Round
+from sam3ft_trainer.run.launcher.environment import torchrun_environment
 
 PROCESSES = 2
 
@@ -57,3 +62,26 @@ def test_plain_torchrun_goes_on_with_a_node_that_was_killed_and_came_back(far_gr
     assert [0, 0] == [first.wait(120), again.wait(120)], (first_work / "torchrun.log").read_text()
     assert set(range(1, 61)) == set(group.steps())
     assert starts(first_work) == 2
+
+
+SHOW = "import json, os; print('ENVIRONMENT ' + json.dumps(dict(os.environ)), flush=True)"
+OF_TORCHRUN_ALONE = {"TORCHELASTIC_ERROR_FILE", "TORCHELASTIC_SIGNALS_TO_HANDLE", "OMP_NUM_THREADS"}
+"""Results have files of ours, signals are the launcher's; threads are set as well, from the cores of the node."""
+OWN_VALUES = {"MASTER_ADDR", "MASTER_PORT", "ROLE_NAME", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_USE_AGENT_STORE"}
+
+
+def test_our_workers_get_the_variables_that_torchrun_gives(tmp_path: Path):
+    script = tmp_path / "show.py"
+    script.write_text(SHOW)
+    argv = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1", str(script)]
+    before = {name: value for name, value in os.environ.items() if not name.startswith(("TORCH", "OMP_"))}
+    answer = subprocess.run(argv, env=before, capture_output=True, text=True, check=True, timeout=120)
+    shown = json.loads(answer.stdout.split("ENVIRONMENT ")[1].splitlines()[0])
+    round_ = Round(
+        round=1, members=("n0",), node_rank=0, first_rank=0, world_size=1, master_addr="localhost", master_port=1
+    )
+    ours = torchrun_environment(round_, 0, processes=1, run_id="run-1", environ={})
+
+    given = {name for name, value in shown.items() if before.get(name) != value} - OF_TORCHRUN_ALONE
+    assert given == ours.keys()
+    assert [] == [(name, shown[name], ours[name]) for name in given - OWN_VALUES if shown[name] != ours[name]]

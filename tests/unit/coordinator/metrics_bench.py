@@ -11,6 +11,7 @@ from sam3ft_api.messages import Hello, encode
 from sam3ft_api.worker import Progress, RankFigures, SinkFigures, StepFigures, StepTimes
 from sam3ft_launch.coordinator.counts import Counts
 from sam3ft_launch.coordinator.metrics import RunMetrics
+from sam3ft_launch.coordinator.rank_lines import rank_lines, ranks_shown
 from sam3ft_launch.coordinator.roster import Action, Note
 
 PROGRESS = Progress(
@@ -95,7 +96,7 @@ class CountedRun(Run):
 
     def samples(self) -> Samples:
         self.metrics.now_s = self.now_s
-        return samples(self.metrics.collect())
+        return samples(self.metrics.collect()) | scraped(rank_lines(ranks_shown(self.rounds.progress)))
 
     def value(self, name: str, /, **labels: str) -> float | None:
         return self.samples().get((name, tuple(sorted(labels.items()))))

@@ -8,14 +8,15 @@ from collections.abc import Awaitable, Callable
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from metrics_bench import PROGRESS, Samples, hello, scraped, started
+from metrics_bench import PROGRESS, Samples, hello, samples, scraped, started
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from rounds_bench import TOKEN
 
 from sam3ft_api import limits
 from sam3ft_api.messages import Heartbeat, Pong, Ready, encode
 from sam3ft_api.worker import Progress, RankFigures, StepFigures
-from sam3ft_launch.coordinator.metrics import KEPT_S, MAX_NAMES, Exposition, finite
+from sam3ft_launch.coordinator.exposition import KEPT_S, Exposition
+from sam3ft_launch.coordinator.metrics import MAX_NAMES, finite
 from sam3ft_launch.coordinator.server import Address, Server, serve_until
 from sam3ft_launch.coordinator.settings import Settings
 
@@ -172,6 +173,28 @@ def test_whatever_is_relayed_both_formats_can_be_read(state: str, names: dict[st
     _, body = exposition.answer("application/openmetrics-text;version=1.0.0,*/*;q=0.1", now_s=run.now_s)
     opened = {name for family in openmetrics_families(body.decode()) for name in {it.name for it in family.samples}}
     assert {name for name, _ in text} == opened
+
+
+def test_both_formats_have_every_figure_of_every_rank():
+    run = started(1)
+    run.say(0, Heartbeat(seq=1, progress=PROGRESS))
+    exposition = Exposition(run.rounds, run.counts)
+    _, text = exposition.answer("", now_s=run.now_s)
+    _, opened = exposition.answer("application/openmetrics-text", now_s=run.now_s)
+
+    ranks = {key: value for key, value in scraped(text.decode()).items() if "rank" in dict(key[1])}
+    assert len(ranks) == 12
+    assert ranks.items() <= samples(openmetrics_families(opened.decode())).items()
+    assert opened.endswith(b"\n# EOF\n")
+    assert 1 == opened.count(b"# EOF")
+
+
+@pytest.mark.parametrize("state", ["checking", "loading"])
+def test_before_training_no_rank_has_figures(state: str):
+    run = started(1)
+    run.say(0, Heartbeat(seq=1, progress=PROGRESS.model_copy(update={"state": state})))
+
+    assert {} == run.positive("sam3ft_train_resident_memory_bytes")
 
 
 def test_the_largest_group_has_a_bounded_answer():

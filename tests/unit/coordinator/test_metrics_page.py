@@ -16,7 +16,8 @@ from sam3ft_api import names
 from sam3ft_api.messages import Heartbeat, Verdict
 from sam3ft_api.yaml import read_yaml
 from sam3ft_launch.coordinator.events import Departure, Refusal, RoundCause
-from sam3ft_launch.coordinator.metrics import TRAIN_STATES, Exposition
+from sam3ft_launch.coordinator.exposition import Exposition
+from sam3ft_launch.coordinator.metrics import TRAIN_STATES
 from sam3ft_launch.coordinator.roster import NodeState
 from sam3ft_launch.coordinator.view import RUN_STATES
 from sam3ft_launch.kubernetes.settings import PROGRESS_PORT

@@ -12,12 +12,13 @@ from sam3ft_api.worker import Flag, FlagKind, WorkerResult
 from sam3ft_trainer.run.launcher.budget import Budget, History
 from sam3ft_trainer.run.launcher.environment import (
     device_environment,
+    inherited_micro_batch_max,
     threads_per_worker,
     usable_cores,
     worker_environment,
 )
 from sam3ft_trainer.run.launcher.files import WorkFolder
-from sam3ft_trainer.run.launcher.launch import inherited_micro_batch_max, read_config
+from sam3ft_trainer.run.launcher.launch import read_config
 from sam3ft_trainer.run.launcher.link import progress_reader
 from sam3ft_trainer.run.launcher.options import parse_options
 
@@ -160,13 +161,12 @@ def test_a_config_document_that_is_missing_or_wrong_is_named(tmp_path: Path):
         read_config(tmp_path / "none.json")
 
 
-def test_an_inherited_bound_must_be_a_positive_number(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("SAM3FT_MICRO_BATCH_MAX", "4")
-    assert inherited_micro_batch_max() == 4
-    monkeypatch.setenv("SAM3FT_MICRO_BATCH_MAX", "none")
+def test_an_inherited_bound_must_be_a_positive_number():
+    assert inherited_micro_batch_max({}) is None
+    assert inherited_micro_batch_max({"SAM3FT_MICRO_BATCH_MAX": "4"}) == 4
 
     with pytest.raises(InvalidConfig, match="'none'"):
-        inherited_micro_batch_max()
+        inherited_micro_batch_max({"SAM3FT_MICRO_BATCH_MAX": "none"})
 
 
 def test_outages_of_the_store_have_a_budget_of_their_own():

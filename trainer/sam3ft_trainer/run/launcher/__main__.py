@@ -1,6 +1,5 @@
 """`python -m sam3ft_trainer.run.launcher`: run the workers of one node and end with the code that says why."""
 
-import os
 import sys
 import traceback
 from pathlib import Path
@@ -19,8 +18,6 @@ _SPEAK_WITHIN_S = 1.0
 
 def main(argv: list[str] | None = None) -> int:
     """Run the launcher and return its exit code; the termination message is then written."""
-    # torch installs handlers that raise at every start of workers; on this signal they hurt nobody.
-    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGRTMAX"
     requests = StopRequests()
     options = parse_options(sys.argv[1:] if argv is None else argv)
     speaker = Speaker()

@@ -1,17 +1,17 @@
-"""The part of the launcher's assembly that needs torch."""
+"""Makes the agent of a node from the launcher's options."""
 
 import os
 import sys
 from collections.abc import Callable
 
-import torch
-
 from sam3ft_api.training import TrainingConfig
 from sam3ft_api.worker import Progress
-from sam3ft_trainer.run.launcher.agent import NodeAgent, WorkerPlan, free_port
+from sam3ft_trainer.run.launcher.agent import NodeAgent, free_port
 from sam3ft_trainer.run.launcher.conductor import Conductor
+from sam3ft_trainer.run.launcher.device import runs_on_cpu
 from sam3ft_trainer.run.launcher.environment import (
     device_environment,
+    inherited_micro_batch_max,
     threads_per_worker,
     usable_cores,
     worker_environment,
@@ -19,12 +19,12 @@ from sam3ft_trainer.run.launcher.environment import (
 from sam3ft_trainer.run.launcher.files import WorkFolder
 from sam3ft_trainer.run.launcher.follow import Speaker
 from sam3ft_trainer.run.launcher.interface import network_environment
-from sam3ft_trainer.run.launcher.launch import inherited_micro_batch_max
 from sam3ft_trainer.run.launcher.link import Link
 from sam3ft_trainer.run.launcher.options import WORKER_MODULE, Options
 from sam3ft_trainer.run.launcher.rules import Rules
 from sam3ft_trainer.run.launcher.spares import Spares, spare_command
 from sam3ft_trainer.run.launcher.stop_requests import StopRequests
+from sam3ft_trainer.run.launcher.workers import WorkerPlan
 from sam3ft_trainer.run.micro_batch import images_per_rank
 
 
@@ -48,7 +48,7 @@ def make_agent(
                 config.runtime.micro_batch
                 or images_per_rank(batch_size=config.scratch.train_batch_size, world_size=world_size)
             ),
-            micro_batch_max=inherited_micro_batch_max(),
+            micro_batch_max=inherited_micro_batch_max(os.environ),
             eviction_grace_s=options.eviction_grace_s,
         ),
         offer=lambda: (options.address, free_port(options.address)),
@@ -68,12 +68,6 @@ def make_agent(
         else None,
     )
     return NodeAgent(conductor, link, requests, speaker, plan=plan, read_progress=read_progress)
-
-
-def runs_on_cpu(device: str) -> bool:
-    """Return True when workers will compute on the CPU; asking makes no CUDA context."""
-    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-    return device == "cpu" or not torch.cuda.is_available()
 
 
 def _device(options: Options, config: TrainingConfig) -> dict[str, str]:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from sam3ft_api.errors import InvalidConfig
 from sam3ft_api.messages import Round
 from sam3ft_api.worker import (
     ENV_ATTEMPT,
@@ -107,6 +108,22 @@ def threads_per_worker(wanted: int | None, *, inherited: str | None, processes: 
     if inherited is not None and inherited.isdecimal() and int(inherited) > 0:
         return int(inherited)
     return max(1, cores // processes)
+
+
+def inherited_micro_batch_max(environ: Mapping[str, str]) -> int | None:
+    """Return the bound of the micro-batch that stands in the launcher's environment; None without one.
+
+    Raises:
+        InvalidConfig: it is no positive whole number.
+    """
+    text = environ.get(ENV_MICRO_BATCH_MAX)
+    if text is None:
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise InvalidConfig(
+            f"the environment variable {ENV_MICRO_BATCH_MAX} is {text!r}; a whole number from 1 is needed"
+        )
+    return int(text)
 
 
 def usable_cores() -> int:

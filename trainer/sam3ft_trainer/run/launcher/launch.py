@@ -8,10 +8,10 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from sam3ft_api.errors import InvalidConfig, StorageDenied
-from sam3ft_api.exit_codes import ExitCode
 from sam3ft_api.tokens import take_token
 from sam3ft_api.training import TrainingConfig
-from sam3ft_api.worker import ENV_MICRO_BATCH_MAX, PROGRESS_FILE
+from sam3ft_api.worker import PROGRESS_FILE
+from sam3ft_trainer.run.launcher.assembly import make_agent
 from sam3ft_trainer.run.launcher.commands import Outcome
 from sam3ft_trainer.run.launcher.files import WorkFolder
 from sam3ft_trainer.run.launcher.follow import Speaker
@@ -48,12 +48,7 @@ def launch(options: Options, requests: StopRequests, speaker: Speaker) -> Outcom
     link = Link(*options.coordinator, identity, read_progress=progress_reader(progress))
     link.start()
     try:
-        # torch takes seconds to import; the coordinator knows of this node already.
-        from sam3ft_trainer.run.launcher.assembly import make_agent  # noqa: PLC0415
-
-        agent = make_agent(options, config, folder, link, requests, speaker, read_progress=read_progress)
-        agent.run()
-        return agent.outcome or Outcome(ExitCode.INTERNAL_ERROR, "The agent ended without an outcome.")
+        return make_agent(options, config, folder, link, requests, speaker, read_progress=read_progress).run()
     finally:
         link.close(linger_s=_LINGER_S)
 
@@ -72,22 +67,6 @@ def read_config(path: Path) -> TrainingConfig:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "document"
         raise InvalidConfig(f"the config document {path} is wrong at {place}: {first['msg']}") from error
-
-
-def inherited_micro_batch_max() -> int | None:
-    """Return the bound of the micro-batch that stands in the environment; None without one.
-
-    Raises:
-        InvalidConfig: it is no positive whole number.
-    """
-    text = os.environ.get(ENV_MICRO_BATCH_MAX)
-    if text is None:
-        return None
-    if not text.isdecimal() or int(text) < 1:
-        raise InvalidConfig(
-            f"the environment variable {ENV_MICRO_BATCH_MAX} is {text!r}; a whole number from 1 is needed"
-        )
-    return int(text)
 
 
 def _make_folder(root: Path) -> WorkFolder:
