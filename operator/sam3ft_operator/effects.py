@@ -41,6 +41,10 @@ class Refused(Exception):
         self.reason = reason
 
 
+class Withdrawn(Exception):
+    """The resource is gone or being deleted: nothing more may be made for it."""
+
+
 class Renderer(Protocol):
     """Turns a resource into the objects of one part; pure."""
 
@@ -87,6 +91,7 @@ class Effects:
 
         Raises:
             Refused: something is in the way; the message says what.
+            Withdrawn: the resource has been deleted while its objects were made.
             ApiProblem: the API server refused or did not answer.
         """
         match action:
@@ -118,6 +123,7 @@ class Effects:
         except ApiProblem as problem:
             if problem.reason == "AlreadyExists":
                 self._check_existing(resource, kind, body)
+                self._check_wanted(resource)
                 return
             if problem.code in (400, 403, 413, 422):
                 raise Refused(f"{kind.name}Refused", f"{kind.name} {name}: {problem}") from None
@@ -142,6 +148,17 @@ class Effects:
         is_going = metadata.get("deletionTimestamp") is not None
         if is_going or (kind in (POD, JOB) and attempts[0] != attempts[1]):
             raise Refused("StillEnding", f"{kind.name} {name} of attempt {attempts[0] or '0'} has not ended yet")
+
+    def _check_wanted(self, resource: Resource) -> None:
+        """Whoever has made an object may be far ahead: what comes next may have been made and collected already."""
+        try:
+            metadata = self._api.get(FINETUNE, resource.namespace, resource.name, accept=METADATA).get("metadata") or {}
+        except ApiProblem as problem:
+            if problem.code != 404:
+                raise
+            raise Withdrawn from None
+        if metadata.get("uid") != resource.uid or "deletionTimestamp" in metadata:
+            raise Withdrawn
 
     def _hold(self, resource: Resource, *, is_held: bool) -> None:
         """Apply the finalizer as a field of the operator's own, so that those of others stay as they are."""

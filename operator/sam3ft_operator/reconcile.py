@@ -13,7 +13,7 @@ from sam3ft_launch.kubernetes.pace import TokenBucket
 from sam3ft_operator.agents import Agents
 from sam3ft_operator.decide import differs_in_counts_alone, is_worth_writing
 from sam3ft_operator.decision import Action, Decision, Ensure, Note
-from sam3ft_operator.effects import Effects, Refused
+from sam3ft_operator.effects import Effects, Refused, Withdrawn
 from sam3ft_operator.notes import Notes
 from sam3ft_operator.observed import AgentView, Children, GroupView, JobView, PodView, Resource
 from sam3ft_operator.progress import ProgressReader, Target
@@ -264,6 +264,8 @@ class Reconciler:
             _log.warning("%s/%s: %s", resource.namespace, resource.name, refused)
             self._notes.tell(resource, Note("Warning", refused.reason, str(refused)))
             return Outcome(None, failed=True)
+        except Withdrawn:
+            return Outcome(0.0)
         finally:
             for note in decision.notes:
                 self._notes.tell(resource, note)

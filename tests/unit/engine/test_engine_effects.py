@@ -9,7 +9,7 @@ from engine_bench import UID, FakeApi, child
 from sam3ft_launch.kubernetes.api import ApiProblem
 from sam3ft_launch.kubernetes.kinds import JOB, WATCHED
 from sam3ft_operator.decision import Admit, Delete, Ensure, FailPod, Hold, Part, Pause, Resize
-from sam3ft_operator.effects import Effects, Refused
+from sam3ft_operator.effects import Effects, Refused, Withdrawn
 from sam3ft_operator.observed import Resource
 from sam3ft_operator.store import ChildStore
 from sam3ft_operator.views import child_of
@@ -40,6 +40,7 @@ class Renderer:
 def bench(*objects: dict[str, Any]) -> tuple[FakeApi, ChildStore, Effects]:
     """Return an API server, the cache, and what acts on them."""
     api = FakeApi()
+    api.objects["SAM3FineTune", "blood"] = {"metadata": {"name": "blood", "uid": UID}}
     store = ChildStore([kind.name for kind in WATCHED], changed=lambda _: None)
     fake: Any = api
     return api, store, Effects(fake, store, Renderer(*objects), new_key=lambda: b"k" * 32)
@@ -92,13 +93,39 @@ def test_a_pod_of_the_attempt_before_is_waited_for(change: dict[str, Any]) -> No
         effects.apply(RESOURCE, Ensure(Part.GROUP, attempt=2))
 
 
+@pytest.mark.parametrize(
+    "now", [None, {"uid": "another"}, {"uid": UID, "deletionTimestamp": "2026-11-25T10:00:00Z"}], ids=str
+)
+@pytest.mark.parametrize("made_by_another", ["Secret", "Service"])
+def test_who_finds_another_s_objects_makes_no_more_for_a_resource_that_is_deleted(
+    now: dict[str, Any] | None, made_by_another: str
+) -> None:
+    api, _, effects = bench(child(made_by_another, "a"), child("Job", "b"))
+    api.objects[made_by_another, "a"] = child(made_by_another, "a")
+    api.objects["SAM3FineTune", "blood"]["metadata"] = now
+    if now is None:
+        del api.objects["SAM3FineTune", "blood"]
+
+    with pytest.raises(Withdrawn):
+        effects.apply(RESOURCE, Ensure(Part.WORKERS))
+    assert ("Job", "b") not in api.objects
+
+
+def test_who_finds_another_s_objects_makes_the_rest() -> None:
+    api, _, effects = bench(child("Secret", "a"), child("Service", "b"), child("Job", "c"))
+    api.objects["Secret", "a"], api.objects["Service", "b"] = child("Secret", "a"), child("Service", "b")
+    effects.apply(RESOURCE, Ensure(Part.WORKERS))
+
+    assert ("Job", "c") in api.objects
+
+
 def test_the_secret_gets_its_key_and_is_never_read() -> None:
     api, store, effects = bench(child("Secret", "token"))
     effects.apply(RESOURCE, Ensure(Part.GROUP))
     effects.apply(RESOURCE, Ensure(Part.GROUP))
 
     assert (b"k" * 32).hex() == api.objects["Secret", "token"]["data"]
-    assert {"create"} == {verb for verb, _, _ in api.calls}
+    assert {"create"} == {verb for verb, kind, _ in api.calls if kind == "Secret"}
     assert [] == store.of_run("lab", UID)
 
 
@@ -179,7 +206,8 @@ def test_what_is_known_to_be_there_is_not_made_again() -> None:
     api.calls.clear()
     effects.apply(RESOURCE, Ensure(Part.PREFLIGHT))
 
-    assert [("create", "Service", "b"), ("create", "Job", "c"), ("get", "Job", "c")] == api.calls
+    told = [("create", "Service", "b"), ("create", "Job", "c"), ("get", "Job", "c"), ("get", "SAM3FineTune", "blood")]
+    assert told == api.calls
 
 
 def refused(api: FakeApi, verb: str, code: int) -> None:

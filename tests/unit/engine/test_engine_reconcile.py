@@ -12,7 +12,7 @@ from sam3ft_launch.kubernetes.api import ApiProblem
 from sam3ft_launch.kubernetes.kinds import JOB, WATCHED
 from sam3ft_operator.agents import Agents
 from sam3ft_operator.decision import Decision, Ensure, Note, Part
-from sam3ft_operator.effects import Refused
+from sam3ft_operator.effects import Refused, Withdrawn
 from sam3ft_operator.observed import Children, JobView, Resource
 from sam3ft_operator.progress import Target
 from sam3ft_operator.queue import WorkQueue
@@ -188,6 +188,15 @@ def test_an_action_in_whose_way_something_stands_is_told_and_tried_again(trouble
     assert outcome.failed
     assert 1 == bench.order.count("Ensure")
     assert 2 == len([it for it in bench.order if it.startswith("tell")])
+
+
+def test_a_resource_that_goes_while_its_objects_are_made_is_looked_at_again_and_nobody_is_told() -> None:
+    bench = Bench(Decision(RUNNING, (Ensure(Part.PREFLIGHT), Ensure(Part.GROUP))))
+    bench.trouble = Withdrawn()
+
+    assert Outcome(0.0) == bench.look()
+    assert 1 == bench.order.count("Ensure")
+    assert [] == [it for it in bench.order if it.startswith("tell")]
 
 
 def test_notes_of_a_status_that_is_written_are_told_though_its_actions_fail() -> None:
