@@ -122,8 +122,8 @@ class Effects:
             made = self._api.create(kind, resource.namespace, wanted, manager=names.FIELD_MANAGER_OPERATOR)
         except ApiProblem as problem:
             if problem.reason == "AlreadyExists":
-                self._check_existing(resource, kind, body)
                 self._check_wanted(resource)
+                self._check_existing(resource, kind, body)
                 return
             if problem.code in (400, 403, 413, 422):
                 raise Refused(f"{kind.name}Refused", f"{kind.name} {name}: {problem}") from None

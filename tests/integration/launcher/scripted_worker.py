@@ -29,6 +29,7 @@ def count_start() -> int:
     path = WORK / f"starts-{os.environ['LOCAL_RANK']}"
     starts = path.read_text().splitlines() if path.exists() else []
     keep = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT", "SAM3FT_MICRO_BATCH_MAX", "SAM3FT_TOKEN", "PYTORCH_JIT")
+    keep += ("PYTORCH_NVML_BASED_CUDA_CHECK",)
     starts.append(json.dumps({"pid": os.getpid(), "at": time.time(), **{name: os.environ.get(name) for name in keep}}))
     path.write_text("\n".join(starts))
     return len(starts)

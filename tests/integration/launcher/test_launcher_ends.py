@@ -122,3 +122,11 @@ def test_workers_on_a_cpu_get_what_makes_runs_repeat_and_never_the_token(site: S
     start = node.starts()[0]
     assert (start["PYTORCH_JIT"], start["SAM3FT_TOKEN"]) == ("0", None)
     assert TOKEN not in node.text()
+
+
+def test_a_worker_asks_nvml_for_devices_so_that_one_whose_driver_does_not_start_is_no_cpu_run(site: Site):
+    site.start_coordinator()
+    node = site.start_node("result=0")
+
+    assert node.wait() == 0
+    assert "1" == node.starts()[0]["PYTORCH_NVML_BASED_CUDA_CHECK"]

@@ -206,7 +206,7 @@ def test_what_is_known_to_be_there_is_not_made_again() -> None:
     api.calls.clear()
     effects.apply(RESOURCE, Ensure(Part.PREFLIGHT))
 
-    told = [("create", "Service", "b"), ("create", "Job", "c"), ("get", "Job", "c"), ("get", "SAM3FineTune", "blood")]
+    told = [("create", "Service", "b"), ("create", "Job", "c"), ("get", "SAM3FineTune", "blood"), ("get", "Job", "c")]
     assert told == api.calls
 
 

@@ -132,7 +132,7 @@ def test_a_worker_that_outlives_sigkill_is_an_error(bench: Bench, monkeypatch: p
     # What hangs in the kernel cannot be made here: the signal is kept from the worker instead.
     workers = bench.start(SLEEP)
     with monkeypatch.context() as patched:
-        patched.setattr(module, "_signal_group", lambda *_: None)
+        patched.setattr(module, "signal_session", lambda *_: None)
         workers.stop(force=True)
 
     assert [] == workers.poll(now_s=time.monotonic())

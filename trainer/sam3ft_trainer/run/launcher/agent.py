@@ -9,6 +9,7 @@ import queue
 import socket
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 
 from sam3ft_api.worker import Progress
 from sam3ft_trainer.run.launcher.commands import (
@@ -67,20 +68,18 @@ class NodeAgent:
         self._outcome: Outcome | None = None
 
     def run(self) -> Outcome:
-        """Return the outcome; no worker and no spare is left then, nor after an error.
+        """Return the outcome; no worker and no spare is left then, nor after an error, but what outlives SIGKILL.
 
         Raises:
             OSError: a worker could not be started.
             WorkersSurvive: a worker did not end after SIGKILL.
         """
-        try:
-            return self._loop()
-        finally:
+        with ExitStack() as ends:  # the last one first, and each of them whatever becomes of the others
+            ends.callback(self._end_follower)
             if self._plan.spares is not None:
-                self._plan.spares.close()
-            if self._workers is not None:
-                self._workers.close()
-            self._end_follower()
+                ends.callback(self._plan.spares.close)
+            ends.callback(self._close_workers)
+            return self._loop()
 
     def _loop(self) -> Outcome:
         spares = self._plan.spares
@@ -147,6 +146,10 @@ class NodeAgent:
             progress = self._read_progress()
             self._conductor.learn_commit(progress.checkpoint_step if progress is not None else None)
         self._obey(self._conductor.on_ends(ends, alive=workers.alive, now_s=now_s))
+
+    def _close_workers(self) -> None:
+        if self._workers is not None:
+            self._workers.close()
 
     def _end_follower(self) -> None:
         if self._follower is not None:

@@ -27,6 +27,8 @@ from sam3ft_trainer.run.launcher.stop_requests import StopRequests
 from sam3ft_trainer.run.launcher.workers import WorkerPlan
 from sam3ft_trainer.run.micro_batch import images_per_rank
 
+_ENV_NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
+
 
 def make_agent(
     options: Options,
@@ -54,7 +56,7 @@ def make_agent(
         offer=lambda: (options.address, free_port(options.address)),
     )
     command = options.command or (sys.executable, "-m", WORKER_MODULE)
-    device = _device(options, config)
+    device = _device(options, config, speaker)
     plan = WorkerPlan(
         folder=folder,
         environment=_environment(options, folder, device),
@@ -70,7 +72,7 @@ def make_agent(
     return NodeAgent(conductor, link, requests, speaker, plan=plan, read_progress=read_progress)
 
 
-def _device(options: Options, config: TrainingConfig) -> dict[str, str]:
+def _device(options: Options, config: TrainingConfig, speaker: Speaker) -> dict[str, str]:
     """Return what must stand in the environment before a worker imports torch."""
     threads = threads_per_worker(
         config.runtime.threads,
@@ -78,8 +80,10 @@ def _device(options: Options, config: TrainingConfig) -> dict[str, str]:
         processes=options.processes,
         cores=usable_cores(),
     )
-    device = device_environment(on_cpu=runs_on_cpu(config.runtime.device), threads=threads)
-    return device | network_environment(options.address)
+    on_cpu = runs_on_cpu(config.runtime.device, speaker.say)
+    # By NVML a device is there whose driver does not start: the worker fails then, where it would train on the CPU.
+    counts = {_ENV_NVML: os.environ.get(_ENV_NVML, "1")}
+    return device_environment(on_cpu=on_cpu, threads=threads) | counts | network_environment(options.address)
 
 
 def _environment(

@@ -5,7 +5,6 @@ Everything here is called on the main thread: the kernel ties a process's death 
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from sam3ft_api.errors import InvalidConfig
 from sam3ft_trainer.run.launcher.child import ENV_LOG_FILE
+from sam3ft_trainer.run.launcher.processes import kill_sessions
 
 REFILL_S = 5.0
 """From the start of a round until new spares begin to import: the workers' own start comes first."""
@@ -139,10 +139,7 @@ def _hand_over(process: subprocess.Popen[bytes], line: bytes) -> None:
 
 
 def _kill(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    kill_sessions(processes)
     for process in processes:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-    for process in processes:
-        process.wait()
         if process.stdin is not None:
             process.stdin.close()

@@ -4,7 +4,6 @@ Everything here is called on the main thread: the kernel ties a process's death 
 Nothing blocks, but `close`.
 """
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -19,11 +18,11 @@ from sam3ft_api.worker import ENV_SIGNALS_REACH_WORKERS
 from sam3ft_trainer.run.launcher.ends import WorkerEnd
 from sam3ft_trainer.run.launcher.environment import torchrun_environment
 from sam3ft_trainer.run.launcher.files import WorkFolder
+from sam3ft_trainer.run.launcher.processes import KILL_GRACE_S, kill_sessions, signal_session
 from sam3ft_trainer.run.launcher.spares import Spares
 
 STOP_GRACE_S = 5.0
 """From SIGTERM to SIGKILL; workers keep SIGTERM's default action, so they need a fraction of it."""
-_KILL_GRACE_S = 10.0
 _CHILD = Path(__file__).with_name("child.py")
 
 
@@ -138,13 +137,13 @@ class Workers:
         if self._is_killed or (self._next_signal_s is not None and not force):
             return
         self._is_killed = force
-        self._next_signal_s = time.monotonic() + (_KILL_GRACE_S if force else STOP_GRACE_S)
+        self._next_signal_s = time.monotonic() + (KILL_GRACE_S if force else STOP_GRACE_S)
         for pid in self.pids:
-            _signal_group(pid, signal.SIGKILL if force else signal.SIGTERM)
+            signal_session(pid, signal.SIGKILL if force else signal.SIGTERM)
 
     def close(self) -> None:
-        """Kill whatever still runs and wait for it, 10 s at most; only an error of the launcher itself leaves any."""
-        _kill([self._processes[place] for place in self.alive])
+        """Kill whatever still runs and wait for it, 10 s in all; only an error of the launcher itself leaves any."""
+        kill_sessions(self._processes)
 
     def _describe(self, place: int, returncode: int, now_s: float) -> WorkerEnd:
         rank = self.round.first_rank + place
@@ -166,8 +165,8 @@ def _start(command: Sequence[str], environments: Sequence[Mapping[str, str]]) ->
             argv = [sys.executable, "-I", "-S", str(_CHILD), str(os.getpid()), *command]
             process = subprocess.Popen(argv, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
             started.append(process)
-    except OSError:
-        _kill(started)
+    except BaseException:
+        kill_sessions(started)
         raise
     return started
 
@@ -176,19 +175,5 @@ def _ended(process: subprocess.Popen[bytes]) -> int | None:
     """Return the exit status of a worker that has ended, None while it runs; what it left behind is killed."""
     if os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
         return None
-    _signal_group(process.pid, signal.SIGKILL)  # before it is reaped: until then nobody else can have its number
+    signal_session(process.pid, signal.SIGKILL)  # before it is reaped: until then nobody else can have its number
     return process.wait()
-
-
-def _kill(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    for process in processes:
-        _signal_group(process.pid, signal.SIGKILL)
-    for process in processes:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_KILL_GRACE_S)
-
-
-def _signal_group(pid: int, number: signal.Signals) -> None:
-    """Signal the session of a worker that has not been reaped."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(pid, number)
