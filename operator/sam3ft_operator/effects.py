@@ -151,12 +151,7 @@ class Effects:
 
     def _check_wanted(self, resource: Resource) -> None:
         """Whoever has made an object may be far ahead: what comes next may have been made and collected already."""
-        try:
-            metadata = self._api.get(FINETUNE, resource.namespace, resource.name, accept=METADATA).get("metadata") or {}
-        except ApiProblem as problem:
-            if problem.code != 404:
-                raise
-            raise Withdrawn from None
+        metadata = self._metadata(resource, FINETUNE, resource.name)
         if metadata.get("uid") != resource.uid or "deletionTimestamp" in metadata:
             raise Withdrawn
 
@@ -258,13 +253,16 @@ class Effects:
         """
         if problem.code != 409 or not uid or kind == SECRET:
             return problem.code == 404
+        return bool(self._metadata(resource, kind, name).get("uid") != uid)
+
+    def _metadata(self, resource: Resource, kind: Kind, name: str) -> dict[str, Any]:
+        """Return the metadata of an object; empty when it is not there."""
         try:
-            metadata = self._api.get(kind, resource.namespace, name, accept=METADATA).get("metadata") or {}
-        except ApiProblem as missing:
-            if missing.code != 404:
+            return self._api.get(kind, resource.namespace, name, accept=METADATA).get("metadata") or {}
+        except ApiProblem as problem:
+            if problem.code != 404:
                 raise
-            return True
-        return metadata.get("uid") != uid
+            return {}
 
     def _keep(self, kind: Kind, body: dict[str, Any]) -> None:
         if kind != SECRET and (found := child_of(kind, body)) is not None:

@@ -1,14 +1,32 @@
-"""Sessions of the launcher's own children: how they are signalled, and killed within a bound."""
+"""Sessions of the launcher's own children: how they are started, signalled, and killed within a bound."""
 
 import contextlib
 import os
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 KILL_GRACE_S = 10.0
 """What hangs in the kernel outlives SIGKILL; nobody waits longer for it."""
+_CHILD = Path(__file__).with_name("child.py")
+
+
+def start_session(command: Sequence[str], environment: Mapping[str, str], *, stdin: int) -> subprocess.Popen[bytes]:
+    """Start a command that ends with this thread and writes to the log that its environment names.
+
+    Args:
+        command: a worker, or a spare of one.
+        environment: all of it, with `child.ENV_LOG_FILE`.
+        stdin: `subprocess.DEVNULL` or `subprocess.PIPE`.
+
+    Raises:
+        OSError: the process cannot be started.
+    """
+    argv = [sys.executable, "-I", "-S", str(_CHILD), str(os.getpid()), *command]
+    return subprocess.Popen(argv, env=environment, stdin=stdin, start_new_session=True)
 
 
 def signal_session(pid: int, number: signal.Signals) -> None:

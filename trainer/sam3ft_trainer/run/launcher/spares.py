@@ -6,20 +6,18 @@ Everything here is called on the main thread: the kernel ties a process's death 
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from sam3ft_api.errors import InvalidConfig
 from sam3ft_trainer.run.launcher.child import ENV_LOG_FILE
-from sam3ft_trainer.run.launcher.processes import kill_sessions
+from sam3ft_trainer.run.launcher.processes import kill_sessions, start_session
 
 REFILL_S = 5.0
 """From the start of a round until new spares begin to import: the workers' own start comes first."""
 _MAX_PLACE_BYTES = 60_000
 """A longer environment might not fit into the pipe, whose reader may still be importing; workers then start anew."""
 _SPARE_MODULE = "sam3ft_trainer.run.launcher.spare"
-_CHILD = Path(__file__).with_name("child.py")
 
 
 def spare_command(command: Sequence[str]) -> tuple[str, ...]:
@@ -123,12 +121,8 @@ class Spares:
 
     def _start(self, place: int) -> subprocess.Popen[bytes]:
         self._log(place).unlink(missing_ok=True)
-        return subprocess.Popen(
-            [sys.executable, "-I", "-S", str(_CHILD), str(os.getpid()), *self._command],
-            env={**os.environ, **self._environment, ENV_LOG_FILE: str(self._log(place))},
-            stdin=subprocess.PIPE,
-            start_new_session=True,
-        )
+        environment = {**os.environ, **self._environment, ENV_LOG_FILE: str(self._log(place))}
+        return start_session(self._command, environment, stdin=subprocess.PIPE)
 
 
 def _hand_over(process: subprocess.Popen[bytes], line: bytes) -> None:

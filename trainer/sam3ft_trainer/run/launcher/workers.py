@@ -7,23 +7,20 @@ Nothing blocks, but `close`.
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from sam3ft_api.messages import Round
 from sam3ft_api.worker import ENV_SIGNALS_REACH_WORKERS
 from sam3ft_trainer.run.launcher.ends import WorkerEnd
 from sam3ft_trainer.run.launcher.environment import torchrun_environment
 from sam3ft_trainer.run.launcher.files import WorkFolder
-from sam3ft_trainer.run.launcher.processes import KILL_GRACE_S, kill_sessions, signal_session
+from sam3ft_trainer.run.launcher.processes import KILL_GRACE_S, kill_sessions, signal_session, start_session
 from sam3ft_trainer.run.launcher.spares import Spares
 
 STOP_GRACE_S = 5.0
 """From SIGTERM to SIGKILL; workers keep SIGTERM's default action, so they need a fraction of it."""
-_CHILD = Path(__file__).with_name("child.py")
 
 
 class WorkersSurvive(RuntimeError):
@@ -162,8 +159,7 @@ def _start(command: Sequence[str], environments: Sequence[Mapping[str, str]]) ->
     started: list[subprocess.Popen[bytes]] = []
     try:
         for environment in environments:
-            argv = [sys.executable, "-I", "-S", str(_CHILD), str(os.getpid()), *command]
-            process = subprocess.Popen(argv, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
+            process = start_session(command, environment, stdin=subprocess.DEVNULL)
             started.append(process)
     except BaseException:
         kill_sessions(started)
