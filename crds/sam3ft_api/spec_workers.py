@@ -152,7 +152,7 @@ class WorkersSpec(SpecSection):
     ] = 600
     warm_spares: Annotated[
         Flag,
-        Field(description="Keep one more process per worker with the libraries loaded: restarts 2 s faster, memory."),
+        Field(description="Keep one more process per worker with the libraries loaded: back seconds sooner, 0.5 GiB."),
     ] = False
 
 

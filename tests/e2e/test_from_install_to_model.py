@@ -36,7 +36,7 @@ WORKER = "sam3ft_trainer.run.worker"
 
 def test_from_install_to_a_model_that_loads(installed: Site, story: Story, tmp_path: Path) -> None:
     site = installed
-    site.apply(RUN, steps=STEPS)
+    site.apply(RUN, steps=STEPS, workers={"warmSpares": True})
     applied_s = time.time()
     with Struck(site, RUN).watch() as watch:
         site.wait(RUN, "both workers train", lambda run: step_of(run) >= 1)
@@ -139,7 +139,9 @@ def kill_a_worker_process(struck: Struck) -> None:
         "import os, signal\n"
         "for pid in filter(str.isdigit, os.listdir('/proc')):\n"
         "    words = open(f'/proc/{pid}/cmdline').read().split(chr(0))\n"
-        "    if WORKER in words: os.kill(int(pid), signal.SIGKILL); print('killed', pid)\n"
+        "    # One that waits to be a worker has the same words, and a pipe for its input.\n"
+        "    if WORKER in words and os.readlink(f'/proc/{pid}/fd/0') == os.devnull:\n"
+        "        os.kill(int(pid), signal.SIGKILL); print('killed', pid)\n"
     ).replace("WORKER", repr(WORKER))
 
     def kill() -> None:
