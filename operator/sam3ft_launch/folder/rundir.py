@@ -137,6 +137,18 @@ class RunDir:
         """Output of supervisor, launcher and rank 0 of every attempt, appended."""
         return self.work / "run.log"
 
+    def empty_place(self, attempt: int, slot: int) -> Path:
+        """Where it is, this place of an elastic run on SLURM stays empty: its job has failed on node after node."""
+        return self.work / f"attempt-{attempt}-node-{slot}.empty"
+
+    @property
+    def node_log(self) -> Path:
+        """Output of one more node's job on SLURM, which puts the job's number in.
+
+        Each has its own: what two machines append to one file of a network file system, they write over each other.
+        """
+        return self.work / "node-%j.log"
+
     @property
     def worker_logs(self) -> Path:
         """Folder of the workers' logs, `rank-N.log`."""

@@ -2,13 +2,15 @@
 
 Each node but the first is a job of its own, with this one script for all of them: it joins the group that the first
 job's coordinator keeps, and joins it again when it has lost it, until the attempt has ended. Nobody needs it: when
-SLURM takes it away the others go on, and it goes back into the queue by itself.
+SLURM takes it away the others go on, and it goes back into the queue by itself. When its workers fail for good the job
+leaves the node for another one.
 """
 
 from collections.abc import Sequence
 
 from sam3ft_api.plan import JobPlan
 from sam3ft_launch.folder.rundir import RunDir
+from sam3ft_launch.slurm.bad_nodes import MOST_MOVES
 from sam3ft_launch.slurm.script import beginning_of, gpus_of, options_of, step_of
 from sam3ft_launch.slurm.settings import SlurmSettings
 
@@ -22,26 +24,28 @@ def render_node_script(plan: JobPlan, settings: SlurmSettings, folder: RunDir, *
         folder: the run folder, the same path on every node.
         launcher: command that takes the place of `python -m sam3ft_trainer.run.launcher`; empty for that.
     """
-    options = [option for option in options_of(plan, settings, folder) if not option.startswith("--job-name=")]
+    options = options_of(plan, settings, folder.node_log)
     return "\n".join(
         [
             "#!/bin/bash",
             f"# One more node of {plan.name}, attempt {plan.attempt}; written by sam3ft. By hand, in its folder:",
             f"#     sbatch --job-name=NAME {folder.slurm_node_script(plan.attempt).name} SLOT",
-            *(f"#SBATCH {option}" for option in options),
+            *(f"#SBATCH {option}" for option in options if not option.startswith("--job-name=")),
             "",
             *beginning_of(plan, settings, folder),
             "",
             *step_of(plan, settings, folder, launcher),
             "",
-            *_meeting(gpus_of(plan, settings)),
+            *_meeting(gpus_of(plan, settings), min_nodes=plan.min_nodes),
+            *_leaving(folder.slurm_node_script(plan.attempt).name),
+            *_watch_of_the_first(),
             *_LOOP,
             "",
         ]
     )
 
 
-def _meeting(gpus: Sequence[str]) -> list[str]:
+def _meeting(gpus: Sequence[str], *, min_nodes: int) -> list[str]:
     step = " ".join(['"${srun[@]}"', *gpus])
     return [
         "# The place of this node in the group.",
@@ -55,8 +59,14 @@ def _meeting(gpus: Sequence[str]) -> list[str]:
         '  rm -f "$run/work/node-$slot/termination.json"',
         f"  {step} --nodes=1 --ntasks=1 \\",
         '    "${python[@]}" sam3ft_launch.slurm.member "${about[@]}" --slot "$slot" --port-file "$1" -- \\',
-        '    "${launcher[@]}" "${budget[@]}"',
+        f'    "${{launcher[@]}}" "${{budget[@]}}" --min-nodes {min_nodes}',
         "}",
+    ]
+
+
+def _leaving(script: str) -> list[str]:
+    """Return how the job gives its node back, and how it leaves one on which its workers fail for good."""
+    return [
         "is_leaving() { # somebody has cancelled this job, or SLURM itself takes it away",
         '  case "$(squeue -h -t all -j "$SLURM_JOB_ID" -o %T)" in CANCELLED|COMPLETING) return 0 ;; esac',
         "  return 1",
@@ -68,7 +78,33 @@ def _meeting(gpus: Sequence[str]) -> list[str]:
         "  fi",
         "  exit 20",
         "}",
+        "has_failed_here() { # by the launcher's last word; else another node's failure has ended the group",
+        """  grep -Eqs '"node": ?"node-'"$slot"'"' "$run/work/node-$slot/termination.json\"""",
+        "}",
+        f"# Where SLURM says that there is another one; after {MOST_MOVES} of them the place stays empty.",
+        "leave() { # this node for another; CODE",
+        '  excluded=$(scontrol show job "$SLURM_JOB_ID" -o | sed -n "s/.* ExcNodeList=\\([^( ][^ ]*\\).*/\\1,/p")',
+        '  away=$excluded$SLURMD_NODENAME moves="$run/work/$name.moves"',
+        f'  if [ "$(cat "$moves" 2> /dev/null | wc -l)" -lt {MOST_MOVES} ] &&',
+        f'    sbatch --test-only --exclude="$away" "$run/{script}" "$slot" >&2; then',
+        '    echo "$SLURMD_NODENAME" >> "$moves"',
+        '    echo "the workers have failed on $SLURMD_NODENAME; this job goes on elsewhere" >&2',
+        '    if scontrol requeue "$SLURM_JOB_ID"; then',
+        "      # Only now: SLURM changes this of jobs that wait, and of no others.",
+        '      scontrol update "JobId=$SLURM_JOB_ID" "ExcNodeList=$away"',
+        '      exit "$1"',
+        "    fi",
+        "  fi",
+        '  echo "the workers have failed on $SLURMD_NODENAME; the others go on without this node" >&2',
+        '  touch "$run/work/attempt-$attempt-node-$slot.empty"',
+        '  exit "$1"',
+        "}",
         "",
+    ]
+
+
+def _watch_of_the_first() -> list[str]:
+    return [
         "# What becomes of the first node's job is asked once a minute: this one must not outlive it.",
         "(",
         "  trap - TERM",
@@ -101,13 +137,14 @@ _LOOP = (
     "  waited=0 began=$SECONDS",
     '  launch "$at"; code=$?',
     '  case "$code" in',
-    '    0|1|1[0-6]|21|24) exit "$code" ;; # the group has ended, for this reason, or another has this place',
+    '    0|1[0-6]|21) exit "$code" ;; # the group has ended, for this reason, or another has this place',
+    '    1|24) if goes_on && has_failed_here; then leave "$code"; else exit "$code"; fi ;;',
     "    20) give_back ;; # SLURM wants the node back, and it has left the group",
     "    23) sleep 2 ;; # the coordinator has gone, perhaps to another node",
     "    *)",
     "      is_leaving && exit 20",
     "      [ $((SECONDS - began)) -lt 600 ] || failures=0",
-    '      [ "$((failures += 1))" -lt 5 ] || exit "$code"',
+    '      [ "$((failures += 1))" -lt 5 ] || leave "$code"',
     "      sleep 5",
     "      ;;",
     "  esac",

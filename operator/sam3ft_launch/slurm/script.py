@@ -13,6 +13,7 @@ import math
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from sam3ft_api import names
 from sam3ft_api.errors import InvalidConfig
@@ -55,7 +56,7 @@ def render_script(plan: JobPlan, settings: SlurmSettings, folder: RunDir, *, lau
             "#!/bin/bash",
             f"# Fine-tunes {plan.name}, attempt {plan.attempt}; written by sam3ft. By hand, in its folder:",
             f"#     sbatch {folder.slurm_script(plan.attempt).name}",
-            *(f"#SBATCH {option}" for option in options_of(plan, settings, folder)),
+            *(f"#SBATCH {option}" for option in options_of(plan, settings, folder.log)),
             "",
             *beginning_of(plan, settings, folder),
             "",
@@ -78,8 +79,14 @@ def nodes_of_job(plan: JobPlan) -> int:
     return 1 if is_elastic(plan) else plan.nodes
 
 
-def options_of(plan: JobPlan, settings: SlurmSettings, folder: RunDir) -> list[str]:
-    """Return what stands behind #SBATCH; every job of a run has the same but for its name."""
+def options_of(plan: JobPlan, settings: SlurmSettings, output: Path) -> list[str]:
+    """Return what stands behind #SBATCH; every job of a run has the same but for its name and output.
+
+    Args:
+        plan: what runs.
+        settings: of the site.
+        output: file of the job's output, of which one job alone is the writer; SLURM's signs (`%j`) count.
+    """
     slurm = plan.slurm
     partition = (slurm.partition if slurm else "") or settings.partition
     account = (slurm.account if slurm else "") or settings.account
@@ -100,7 +107,7 @@ def options_of(plan: JobPlan, settings: SlurmSettings, folder: RunDir) -> list[s
         f"--signal=USR2@{_warning_s(plan, limit_s)}",
         "--requeue",
         "--open-mode=append",
-        f'--output="{folder.log}"',
+        f'--output="{output}"',
         "--export=NONE",
         *settings.options,
     ]

@@ -39,3 +39,17 @@ def test_an_evicted_node_leaves_with_20_and_the_other_goes_on_alone(site: Site):
     assert second.wait() == 0
     assert [(start["RANK"], start["WORLD_SIZE"]) for start in second.starts()] == [("1", "2"), ("0", "1")]
     wait_for(lambda: site.progress()["state"] == "complete")
+
+
+def test_a_node_that_fails_for_good_leaves_and_the_other_goes_on_alone(site: Site):
+    site.start_coordinator("--nodes", "2", "--min-nodes", "1")
+    first = site.start_node("until-flag", "result=0", slot=0)
+    bad = site.start_node("result=1", arguments=("--max-restarts", "0", "--min-nodes", "1"), slot=1)
+
+    assert bad.wait() == ExitCode.INTERNAL_ERROR
+    assert first.wait() == 0
+    assert [start["WORLD_SIZE"] for start in first.starts()] == ["2", "1"]
+    word = bad.termination()
+    assert ("node-1", 1) == (word.node, word.rank)
+    assert "The others go on without this node" in word.message
+    wait_for(lambda: site.progress()["state"] == "complete")

@@ -55,12 +55,13 @@ class Runs:
         )
 
     def plan(self, script: str, *, name: str = "cells", **changes: Any) -> JobPlan:
-        """Return a plan whose launcher follows `script`; `slurm` may be given as a dict."""
+        """Return a plan whose launcher follows `script`; `slurm` may be given as a dict, more variables as `env`."""
         slurm = SlurmPlacement(site="here", **changes.pop("slurm", {}))
+        env = {"SCRIPT": script, **changes.pop("env", {})}
         nodes = changes.get("nodes", 1)
         values = {"uid": uuid.uuid4().hex, "min_nodes": nodes, "max_nodes": nodes, **changes}
         config = TrainingConfig.model_validate({"scratch": {"train_batch_size": 16}})
-        return JobPlan(name=name, backend="slurm", config=config, env={"SCRIPT": script}, slurm=slurm, **values)
+        return JobPlan(name=name, backend="slurm", config=config, env=env, slurm=slurm, **values)
 
     def submit(self, script: str, **changes: Any) -> Handle:
         """Submit such a plan."""

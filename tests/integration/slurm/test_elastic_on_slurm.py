@@ -51,6 +51,11 @@ class Elastic:
         assert found is not None
         return found
 
+    @property
+    def own_log(self) -> Path:
+        """Of the second node's job."""
+        return Path(str(self.folder.node_log).replace("%j", self.record.node_jobs[0].job_id))
+
     def progress(self) -> dict[str, Any]:
         try:
             return dict(json.loads(self.folder.progress.read_text()))
@@ -78,6 +83,7 @@ def test_nodes_go_and_come_back_and_none_outlives_the_first(slurm_site: SlurmSit
     try:
         assert [1] == [job.slot for job in run.record.node_jobs]
         step = run.wait("both train", lambda told: told.get("world_size") == 2 and told.get("step", 0) > 0)
+        assert run.own_log.exists(), "no file has two machines as writers"
 
         begun_s = time.monotonic()
         slurm_site.ask(["scancel", run.record.node_jobs[0].job_id])
@@ -101,6 +107,8 @@ def test_nodes_go_and_come_back_and_none_outlives_the_first(slurm_site: SlurmSit
     finally:
         if text := folder.log.read_text() if folder.log.exists() else "":
             print(text[-6000:])
+        for path in folder.work.glob("node-*.log"):
+            print(path.read_text()[-3000:])
         slurm_site.ask(["scancel", run.record.job_id])
     wait_for("it has ended", lambda: run.backend.observe(run.handle).state.is_terminal, within_s=120)
     assert RunState.INTERRUPTED is run.backend.observe(run.handle).state

@@ -8,6 +8,7 @@ from sam3ft_api.messages import (
     Complete,
     Done,
     Down,
+    Leave,
     Ready,
     Verdict,
 )
@@ -181,6 +182,42 @@ def test_a_kill_is_an_internal_error_to_the_other_nodes():
     node.end(-9, -15)
 
     assert [message.code for message in node.told(Verdict)] == [1]
+
+
+@pytest.mark.parametrize("code", [1, 24, -9])
+@pytest.mark.parametrize(
+    ("budget", "ends"), [(Budget(2, 3600.0, 100), 3), (Budget(10, 3600.0, 3), 2)], ids=["restarts", "no progress"]
+)
+def test_a_node_that_has_spent_its_restarts_leaves_others_that_go_on_without_it(budget: Budget, ends: int, code: int):
+    node = Node(budget=budget, min_nodes=2)
+    for number in range(ends):
+        node.tick(100)
+        assert node.outcome is None
+        node.start(number + 1, members=("m", "n0", "o"), node_rank=1, first_rank=2)
+        node.end(code, -15)
+
+    assert node.told(Verdict) == []
+    assert [message.commit_step for message in node.told(Leave)] == [None]
+    assert node.outcome is not None
+    assert (max(code, 1), "n0") == (node.outcome.code, node.outcome.node)
+    assert "The others go on without this node" in node.outcome.message
+
+
+def test_a_node_ends_the_run_where_too_few_others_would_go_on():
+    node = Node(budget=Budget(0, 3600.0, 5), min_nodes=2)
+    node.start(members=("m", "n0"), node_rank=1, first_rank=2)
+    node.end(1, 1)
+
+    assert [message.code for message in node.told(Verdict)] == [1]
+
+
+def test_a_node_does_not_leave_for_the_fault_of_another():
+    node = Node(budget=Budget(10, 3600.0, 2), min_nodes=1)
+    node.start(members=("m", "n0"), node_rank=1, first_rank=2)
+    node.end(23, 23)
+
+    assert node.told(Leave) == []
+    assert node.outcome is None
 
 
 def test_out_of_memory_halves_what_the_worker_told_and_costs_no_restart():

@@ -123,6 +123,17 @@ def test_a_place_whose_job_is_gone_has_another_after_a_while(bench: Bench, word:
     assert ["11"] == bench.scheduler.cancelled  # should it come back
 
 
+def test_a_place_that_has_failed_on_node_after_node_stays_empty(bench: Bench):
+    bench.fill()
+    bench.folder.empty_place(1, 2).touch()
+    for number in ("11", "12"):
+        bench.scheduler.becomes(number, "FAILED")
+    bench.fill()
+    bench.fill(later_s=GONE_AFTER_S + 1)
+
+    assert ["1-1-0", "1-2-0", "1-1-1"] == bench.names
+
+
 def test_a_job_that_is_over_and_comes_back_is_not_replaced(bench: Bench):
     bench.fill()
     bench.scheduler.becomes("11", "PREEMPTED")

@@ -51,6 +51,7 @@ def make_agent(
                 or images_per_rank(batch_size=config.scratch.train_batch_size, world_size=world_size)
             ),
             micro_batch_max=inherited_micro_batch_max(os.environ),
+            min_nodes=options.min_nodes,
             eviction_grace_s=options.eviction_grace_s,
         ),
         offer=lambda: (options.address, free_port(options.address)),

@@ -66,6 +66,11 @@ class History:
             )
         return None
 
+    @property
+    def is_nearly_stuck(self) -> bool:
+        """True when one more end without a newer commit ends the run, for every node that takes part."""
+        return self._num_stuck + 1 >= self.budget.max_without_progress
+
     def pause_s(self, code: int) -> float:
         """Return how long to wait before the workers are started again: doubling while nothing is committed."""
         if self._spent_by(code) is None:

@@ -300,7 +300,12 @@ class Conductor:
     def _try_again(self, end: GroupEnd, now_s: float) -> None:
         if end.first is not None:
             self._say(describe(end))
-        if (spent := self._history.spend(end.code, now_s=now_s)) is not None:
+        spent = self._history.spend(end.code, now_s=now_s)
+        if (spent is not None or self._history.is_nearly_stuck) and self._can_be_spared(end.code):
+            outcome = self._outcome_of(final_code(end.code, is_alone=False), "The others go on without this node. ")
+            self._conclude_with(outcome, Leave(reason=outcome.message))
+            return
+        if spent is not None:
             self._give_verdict(end.code, f"{spent}. ", now_s)
             return
         pause_s = self._history.pause_s(end.code)
@@ -308,6 +313,11 @@ class Conductor:
             self._say(f"starting the workers again in {pause_s:g} s")
             self._tell_down(end)
         self._pause(now_s, pause_s)
+
+    def _can_be_spared(self, code: int) -> bool:
+        """Tell whether the others may go on without this node, whose own doing the end was."""
+        others = len(self.round.members) - 1 if self.round is not None else 0
+        return self._rules.min_nodes is not None and others >= self._rules.min_nodes and rule_for(code).counts
 
     def _give_verdict(self, code: int, preface: str, now_s: float) -> None:
         """End everybody with the newest end."""

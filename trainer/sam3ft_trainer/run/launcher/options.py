@@ -29,6 +29,7 @@ class Options:
         attempt: number of the attempt.
         address: where other nodes reach this one's workers.
         budget: the failure policy.
+        min_nodes: so many others go on without this node when it has spent its restarts; None when it ends them all.
         eviction_grace_s: from the request to stop until the workers are killed.
         termination_log: where the last word goes, None for nowhere.
         warm_spares: keep one more process per worker that has the libraries loaded.
@@ -44,6 +45,7 @@ class Options:
     attempt: int
     address: str
     budget: Budget
+    min_nodes: int | None
     eviction_grace_s: float
     termination_log: Path | None
     warm_spares: bool
@@ -77,6 +79,11 @@ def parse_options(argv: list[str]) -> Options:
     add("--max-restarts", type=_Count(0, 1000), default=budget.max_restarts)
     add("--restart-window-s", type=_seconds, default=budget.window_s)
     add("--max-without-progress", type=_Count(1, 1000), default=budget.max_without_progress)
+    add(
+        "--min-nodes",
+        type=_Count(1, limits.MAX_NODES),
+        help="when this node has spent its restarts, so many others go on without it; default: it ends the run",
+    )
     add("--eviction-grace-s", type=_seconds, default=110.0, help="from a stop request until workers are killed")
     add("--termination-log", type=Path, help="where the last word is written, JSON")
     add("--warm-spares", action="store_true", help="one more process per worker, ready to start: faster, more memory")
@@ -92,6 +99,7 @@ def parse_options(argv: list[str]) -> Options:
         attempt=values.attempt,
         address=values.address,
         budget=Budget(values.max_restarts, values.restart_window_s, values.max_without_progress),
+        min_nodes=values.min_nodes,
         eviction_grace_s=values.eviction_grace_s,
         termination_log=values.termination_log,
         warm_spares=values.warm_spares,

@@ -31,6 +31,7 @@ class Rules:
         budget: the failure policy.
         first_micro_batch: world size -> images per forward pass before any halving.
         micro_batch_max: bound that an earlier launcher of this run has found; None without one.
+        min_nodes: so many others go on without this node when it has spent its restarts; None when it ends them all.
         eviction_grace_s: from the request to stop until the workers are killed.
         peer_lost_grace_s: how long the siblings of a worker that lost a peer may take to say what happened.
         saving_grace_s: how long the siblings of a worker that saved and ended may take.
@@ -44,6 +45,7 @@ class Rules:
     budget: Budget
     first_micro_batch: Callable[[int], int]
     micro_batch_max: int | None = None
+    min_nodes: int | None = None
     eviction_grace_s: float = 110.0
     peer_lost_grace_s: float = 2.0
     saving_grace_s: float = 15.0
