@@ -37,7 +37,8 @@ def why_and_fix(observed: Observed) -> tuple[str, str]:
     """Return why a run of this machine is where it is, and what to do; either may be empty."""
     if not observed.state.is_terminal:
         if observed.state is RunState.RUNNING and observed.progress:
-            return progress_line(observed.progress, restarts=observed.restarts), ""
+            going = progress_line(observed.progress, restarts=observed.restarts)
+            return f"{going}; {observed.message}" if observed.message else going, ""
         return observed.message, ""
     if observed.state is RunState.SUCCEEDED:
         return observed.message.rstrip(". "), ""

@@ -20,7 +20,7 @@ from sam3ft_launch.slurm.client import SlurmClient
 from sam3ft_launch.slurm.environment import environment_file, job_environment
 from sam3ft_launch.slurm.node_jobs import NodeJobs
 from sam3ft_launch.slurm.node_script import render_node_script
-from sam3ft_launch.slurm.observation import ended, going_on
+from sam3ft_launch.slurm.observation import ended, going_on, without_nodes
 from sam3ft_launch.slurm.record import JobReport, SlurmRecord, read_record, read_report, write
 from sam3ft_launch.slurm.script import is_elastic, render_script
 from sam3ft_launch.slurm.settings import SlurmSettings
@@ -209,7 +209,7 @@ class SlurmBackend:
             return _unseen(folder, record)
         if job.state is JobState.CANCELLED:  # for good: nothing that is cancelled is requeued
             folder.slurm_environment(record.attempt).unlink(missing_ok=True)
-        return going_on(folder, report, job, attempt=record.attempt)
+        return going_on(folder, report, job, attempt=record.attempt, while_running=without_nodes(folder, record))
 
     def cancel(self, handle: Handle, *, grace_s: float) -> None:
         """Ask the launchers to save and end; a job that does not run, or has no time to save, is ended at once.

@@ -5,7 +5,7 @@ from sam3ft_launch.backend import Observed, RunState
 from sam3ft_launch.folder.last_word import heartbeat_age_s, read_last_word, read_progress
 from sam3ft_launch.folder.rundir import RunDir
 from sam3ft_launch.folder.stop import read_stop_request
-from sam3ft_launch.slurm.record import JobReport
+from sam3ft_launch.slurm.record import JobReport, SlurmRecord
 from sam3ft_launch.slurm.states import JobState, JobView, sentence
 
 _CODES = {
@@ -42,8 +42,30 @@ def ended(folder: RunDir, report: JobReport, code: int) -> Observed:
     )
 
 
-def going_on(folder: RunDir, report: JobReport | None, job: JobView, *, attempt: int) -> Observed:
-    """Return the state of an attempt whose job has not said its last word."""
+def without_nodes(folder: RunDir, record: SlurmRecord) -> str:
+    """Return why nodes of an elastic run have no job and will have none soon; empty where that is none."""
+    said = []
+    for job in record.node_jobs:
+        if job.refused:
+            said.append(f"node {job.slot} is missing: {job.refused}")
+        elif folder.empty_place(record.attempt, job.slot).exists():
+            log = str(folder.node_log).replace("%j", job.job_id)
+            said.append(f"node {job.slot} is missing: its workers have failed on every node that it had; see {log}")
+    return "; ".join(said)
+
+
+def going_on(
+    folder: RunDir, report: JobReport | None, job: JobView, *, attempt: int, while_running: str = ""
+) -> Observed:
+    """Return the state of an attempt whose job has not said its last word.
+
+    Args:
+        folder: of the run.
+        report: of the job; None before its first word.
+        job: what the scheduler says.
+        attempt: its number.
+        while_running: message of a run that trains.
+    """
     progress = read_progress(folder.progress)
     if job.state is JobState.CANCELLED and read_stop_request(folder.stop_request, attempt=attempt) is not None:
         said = "cancelled while no worker ran; nothing was lost"
@@ -71,7 +93,7 @@ def going_on(folder: RunDir, report: JobReport | None, job: JobView, *, attempt:
     return Observed(
         RunState.RUNNING if is_running else RunState.PENDING,
         reason=str(job.state),
-        message="" if is_running else sentence(job),
+        message=while_running if is_running else sentence(job),
         node=job.nodes,
         heartbeat_age_s=heartbeat_age_s(folder.progress),
         progress=progress,

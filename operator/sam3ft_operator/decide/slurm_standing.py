@@ -103,7 +103,9 @@ def _heard(look: Look, told: SlurmStatus, *, is_stopping: bool) -> Course:
     if job.state in _WAITING:
         return Course(Phase.QUEUED, _word(job), message, changes, claims=_not_scheduled(job, message))
     if job.state in (JobState.RUNNING, JobState.ENDING) and told.progress is not None:
-        return Course(Phase.RUNNING, "Running", _training(look, told), changes)
+        claims = (Claim(ConditionType.DEGRADED, "True", "NodesMissing", message),) if message else ()
+        text = cut(f"{_training(look, told)} {message}".rstrip(), 1024)
+        return Course(Phase.RUNNING, "Running", text, changes, claims=claims)
     claim = Claim(ConditionType.SCHEDULED, "True", "Starting", message)
     return Course(Phase.STARTING, "Starting", message, changes, claims=(claim,))
 

@@ -82,7 +82,10 @@ def test_a_place_that_fails_on_every_node_stays_empty_and_the_first_node_goes_on
     wait_for("the place to be given up", folder_of(handle).empty_place(1, 1).exists, within_s=90)
 
     assert set(word_of("ExcNodeList", second_job(elastic, handle)).split(",")) < set(elastic.site.node_names)
-    assert RunState.RUNNING is elastic.backend.observe(handle).state
+    observed = elastic.backend.observe(handle)
+    assert RunState.RUNNING is observed.state
+    assert "node 1 is missing: its workers have failed" in observed.message
+    assert Path(observed.message.rpartition("see ")[2]).read_text().count("the workers have failed on") == 3
 
 
 def word_of(name: str, line: str) -> str:

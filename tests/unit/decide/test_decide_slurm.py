@@ -287,3 +287,18 @@ def test_a_secret_that_slurm_does_not_use_is_told():
 def test_a_run_on_kubernetes_asks_for_no_finalizer():
     run = Run(spec=spec_of())
     assert not any(isinstance(action, Hold) for action in run.look().actions)
+
+
+def test_a_run_that_trains_without_a_node_says_why():
+    run = opened()
+    training(run, 1)
+    assert "False" == run.condition(ConditionType.DEGRADED)[0]
+    training(run, 1, message="node 1 is missing: its workers have failed on every node that it had")
+
+    status, reason, message = run.condition(ConditionType.DEGRADED)
+    assert ("True", "NodesMissing") == (status, reason)
+    assert "node 1 is missing" in message
+    assert run.status.summary is not None
+    assert "node 1 is missing" in (run.status.summary.message or "")
+    training(run, 1)
+    assert "False" == run.condition(ConditionType.DEGRADED)[0]
