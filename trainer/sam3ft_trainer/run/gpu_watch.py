@@ -5,6 +5,7 @@ end of an interval would meet the device between two steps. A device that cannot
 """
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -13,6 +14,8 @@ import torch
 
 EVERY_S = 1.0
 """Between two readings; the driver itself averages the use over a sixth of a second to a second."""
+FRESH_S = 3 * EVERY_S
+"""For so long a reading stands for intervals in which there was none."""
 FIGURES = ("gpu_use", "gpu_used_bytes", "gpu_power_w", "gpu_celsius")
 """Names of the figures, as `RankFigures` has them."""
 _AVERAGED = frozenset({"gpu_use", "gpu_power_w"})
@@ -24,24 +27,34 @@ class Readings:
 
     Attributes:
         read: one reading of `FIGURES`; a figure that the device does not have is None.
+        clock: monotonic seconds.
     """
 
     read: Callable[[], dict[str, float | None]]
+    clock: Callable[[], float] = time.monotonic
     _found: dict[str, list[float]] = field(default_factory=dict)
+    _newest: dict[str, float] = field(default_factory=dict)
+    _newest_s: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def look(self) -> None:
         """Read once."""
-        reading = self.read()
+        reading = {name: value for name, value in self.read().items() if value is not None}
         with self._lock:
+            self._newest, self._newest_s = reading, self.clock()
             for name, value in reading.items():
-                if value is not None:
-                    self._found.setdefault(name, []).append(value)
+                self._found.setdefault(name, []).append(value)
 
     def take(self) -> dict[str, float]:
-        """Return the mean use and power and the most memory and heat since the last call, those that are known."""
+        """Return the mean use and power and the most memory and heat since the last call, those that are known.
+
+        Where nothing was read since then, the newest reading once more while it is fresh: log intervals may be shorter
+        than the time between readings, and a series that comes and goes is no use to anybody.
+        """
         with self._lock:
             found, self._found = self._found, {}
+            if not found:
+                return dict(self._newest) if self.clock() - self._newest_s < FRESH_S else {}
         return {name: sum(values) / len(values) if name in _AVERAGED else max(values) for name, values in found.items()}
 
 
@@ -70,7 +83,7 @@ class GpuWatch:
         return cls(Readings(nvml_reader(f"GPU-{torch.cuda.get_device_properties(device).uuid}")))
 
     def take(self) -> dict[str, float]:
-        """Return what was read since the last call, as `Readings.take`; empty when that is nothing."""
+        """Return what was read of late, as `Readings.take`; empty when that is nothing."""
         return self._readings.take()
 
     def close(self) -> None:
@@ -113,7 +126,8 @@ def nvml_reader(uuid: str) -> Callable[[], dict[str, float | None]]:
 
     def read() -> dict[str, float | None]:
         use = ask(pynvml.nvmlDeviceGetUtilizationRates)
-        memory = ask(pynvml.nvmlDeviceGetMemoryInfo)
+        # Only the second form leaves out what the driver keeps to itself, as nvidia-smi does: half a GiB on an H100.
+        memory = ask(pynvml.nvmlDeviceGetMemoryInfo, pynvml.nvmlMemory_v2) or ask(pynvml.nvmlDeviceGetMemoryInfo)
         milliwatts = ask(pynvml.nvmlDeviceGetPowerUsage)
         return {
             "gpu_use": None if use is None else use.gpu / 100,
