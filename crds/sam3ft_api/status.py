@@ -232,6 +232,7 @@ class SlurmStatus(_Status):
     nodes: Annotated[Count, Field(description="Nodes that run.")] = 0
     restarts: Annotated[Count, Field(description="Times the job has started its workers again.")] = 0
     message: Annotated[Text, Field(description="One sentence for people, or the end of the log.")] = ""
+    missing: Annotated[Text, Field(description="Why nodes of an elastic run are missing for longer than a while.")] = ""
     progress: Annotated[ProgressStatus | None, Field(description="How far the attempt is.")] = None
     commit_step: Annotated[Count | None, Field(description="Step of the newest commit.")] = None
     best: Annotated[BestStatus | None, Field(description="The best evaluation so far.")] = None

@@ -141,6 +141,13 @@ class RunDir:
         """Where it is, this place of an elastic run on SLURM stays empty: its job has failed on node after node."""
         return self.work / f"attempt-{attempt}-node-{slot}.empty"
 
+    def stays_empty(self, attempt: int, slot: int) -> bool:
+        """Tell whether that file is there, as far as a network file system can say just now."""
+        try:
+            return self.empty_place(attempt, slot).exists()
+        except OSError:
+            return False
+
     @property
     def node_log(self) -> Path:
         """Output of one more node's job on SLURM, which puts the job's number in.

@@ -100,7 +100,7 @@ class NodeJobs:
             return record if known.over_unix_s is None else self._kept(record, known, over_unix_s=None)
         if known.over_unix_s is None:
             return self._kept(record, known, over_unix_s=self.now_s())
-        stays_empty = known.generation >= MOST_GENERATIONS or self.folder.empty_place(record.attempt, slot).exists()
+        stays_empty = known.generation >= MOST_GENERATIONS or self.folder.stays_empty(record.attempt, slot)
         if stays_empty or self.now_s() - known.over_unix_s < GONE_AFTER_S:
             return record
         self.client.cancel(known.job_id)  # should it come back after all

@@ -48,9 +48,9 @@ def without_nodes(folder: RunDir, record: SlurmRecord) -> str:
     for job in record.node_jobs:
         if job.refused:
             said.append(f"node {job.slot} is missing: {job.refused}")
-        elif folder.empty_place(record.attempt, job.slot).exists():
+        elif folder.stays_empty(record.attempt, job.slot):
             log = str(folder.node_log).replace("%j", job.job_id)
-            said.append(f"node {job.slot} is missing: its workers have failed on every node that it had; see {log}")
+            said.append(f"node {job.slot} is missing: its job has failed on every node that it had; see {log}")
     return "; ".join(said)
 
 

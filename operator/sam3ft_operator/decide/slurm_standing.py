@@ -103,8 +103,9 @@ def _heard(look: Look, told: SlurmStatus, *, is_stopping: bool) -> Course:
     if job.state in _WAITING:
         return Course(Phase.QUEUED, _word(job), message, changes, claims=_not_scheduled(job, message))
     if job.state in (JobState.RUNNING, JobState.ENDING) and told.progress is not None:
-        claims = (Claim(ConditionType.DEGRADED, "True", "NodesMissing", message),) if message else ()
-        text = cut(f"{_training(look, told)} {message}".rstrip(), 1024)
+        missing = cut(told.missing, 1024)
+        claims = (Claim(ConditionType.DEGRADED, "True", "NodesMissing", missing),) if missing else ()
+        text = cut(f"{_training(look, told)} {missing}".rstrip(), 1024)
         return Course(Phase.RUNNING, "Running", text, changes, claims=claims)
     claim = Claim(ConditionType.SCHEDULED, "True", "Starting", message)
     return Course(Phase.STARTING, "Starting", message, changes, claims=(claim,))

@@ -293,7 +293,9 @@ def test_a_run_that_trains_without_a_node_says_why():
     run = opened()
     training(run, 1)
     assert "False" == run.condition(ConditionType.DEGRADED)[0]
-    training(run, 1, message="node 1 is missing: its workers have failed on every node that it had")
+    training(run, 1, message="the folder cannot be read")
+    assert "False" == run.condition(ConditionType.DEGRADED)[0]
+    training(run, 1, missing="node 1 is missing: its job has failed on every node that it had")
 
     status, reason, message = run.condition(ConditionType.DEGRADED)
     assert ("True", "NodesMissing") == (status, reason)

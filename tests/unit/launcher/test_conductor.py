@@ -184,7 +184,7 @@ def test_a_kill_is_an_internal_error_to_the_other_nodes():
     assert [message.code for message in node.told(Verdict)] == [1]
 
 
-@pytest.mark.parametrize("code", [1, 24, -9])
+@pytest.mark.parametrize("code", [1, -9])
 @pytest.mark.parametrize(
     ("budget", "ends"), [(Budget(2, 3600.0, 100), 3), (Budget(10, 3600.0, 3), 2)], ids=["restarts", "no progress"]
 )
@@ -197,10 +197,37 @@ def test_a_node_that_has_spent_its_restarts_leaves_others_that_go_on_without_it(
         node.end(code, -15)
 
     assert node.told(Verdict) == []
-    assert [message.commit_step for message in node.told(Leave)] == [None]
+    assert isinstance(node.told(object)[-1], Down), "its last word stops the others at once, and is counted"
     assert node.outcome is not None
     assert (max(code, 1), "n0") == (node.outcome.code, node.outcome.node)
     assert "The others go on without this node" in node.outcome.message
+
+
+def test_the_others_outlast_a_node_that_joined_them_and_fails_for_good():
+    other, bad = Node(budget=Budget(10, 3600.0, 3)), Node(budget=Budget(10, 3600.0, 3), min_nodes=1)
+    other.start(1, members=("n0",))
+    other.end(26, 26, checkpoint_step=20)  # it saves, so that the other one can join
+    for number in (2, 3):
+        for node, place in ((other, 0), (bad, 1)):
+            node.tick(100)
+            node.start(number, members=("n0", "n1") if node is other else ("m", "n0"), node_rank=place)
+        bad.end(1, -15)
+        other.end(23, 23)
+    assert bad.outcome is not None
+    for number in (4, 5):
+        assert other.told(Verdict) == []
+        other.start(number, members=("n0",))
+        other.end(23, 23)
+
+    assert other.told(Verdict) == [], "what it went through with the other one counts no more"
+
+
+def test_a_node_does_not_leave_because_of_a_hang():
+    node = Node(budget=Budget(0, 3600.0, 5), min_nodes=1)
+    node.start(members=("m", "n0"), node_rank=1, first_rank=2)
+    node.end(24, 24)
+
+    assert [message.code for message in node.told(Verdict)] == [24]
 
 
 def test_a_node_ends_the_run_where_too_few_others_would_go_on():

@@ -19,7 +19,7 @@ _LAST_S = 253_402_300_799.0
 """The end of the year 9999, beyond which there are no dates."""
 
 
-def seen(told: SlurmStatus, observed: Observed, job: JobView | None, *, nodes: int) -> SlurmStatus:
+def seen(told: SlurmStatus, observed: Observed, job: JobView | None, *, nodes: int, missing: str = "") -> SlurmStatus:
     """Return the report of an attempt that has been handed in.
 
     Args:
@@ -27,6 +27,7 @@ def seen(told: SlurmStatus, observed: Observed, job: JobView | None, *, nodes: i
         observed: what the backend has seen.
         job: what the scheduler says; None when it knows the job no more.
         nodes: of the job.
+        missing: why nodes of an elastic run are missing; empty when none is.
     """
     is_running = observed.state is RunState.RUNNING
     ended = observed.exit_code if observed.state.is_terminal else None
@@ -40,6 +41,7 @@ def seen(told: SlurmStatus, observed: Observed, job: JobView | None, *, nodes: i
             "nodes": nodes if is_running else 0,
             "restarts": observed.restarts,
             "message": text(observed.message, MAX_MESSAGE_CHARS),
+            "missing": text(missing, MAX_MESSAGE_CHARS) if is_running else "",
             **figures(observed.progress),
         }
     )

@@ -35,18 +35,25 @@ class History:
     _outages_s: deque[float] = field(default_factory=deque)
     _num_stuck: int = 0
     _commit_step: int | None = None
+    _has_new_commit: bool = False
 
     def learn_commit(self, step: int | None) -> None:
         """Take note of a commit; a newer one than any before makes the count of fruitless re-formings begin again."""
         if step is not None and (self._commit_step is None or step > self._commit_step):
             self._commit_step = step
             self._num_stuck = 0
+            self._has_new_commit = True
+
+    def begin_anew(self) -> None:
+        """Take note that a member has gone: what is left is another group, and the fault may have gone with it."""
+        self._num_stuck = 0
 
     def spend(self, code: int, *, now_s: float) -> str | None:
         """Record that the workers ended with `code`, a retryable one; return why the run must end, None to go on.
 
         Counted codes (1, 24, kills) have one windowed budget and outages of the store (22) another of the same size;
-        a lost peer (23), a regroup (26) and a plain SIGTERM are free. All of them count as a re-forming.
+        a lost peer (23), a regroup (26) and a plain SIGTERM are free. All of them count as a re-forming, but for a
+        regroup at a newer commit: a node that joins there has none to its name, and all count alike.
         """
         spent = self._spent_by(code)
         if spent is not None:
@@ -58,7 +65,9 @@ class History:
                     f"{len(spent)} restarts within {self.budget.window_s:g} s, and failurePolicy.maxRestarts allows "
                     f"{self.budget.max_restarts}"
                 )
-        self._num_stuck += 1
+        if code != ExitCode.REGROUP or not self._has_new_commit:
+            self._num_stuck += 1
+        self._has_new_commit = False
         if self._num_stuck >= self.budget.max_without_progress:
             return (
                 f"{self._num_stuck} times in a row the workers ended without a newer commit, and "
@@ -68,7 +77,7 @@ class History:
 
     @property
     def is_nearly_stuck(self) -> bool:
-        """True when one more end without a newer commit ends the run, for every node that takes part."""
+        """True when one more end without a newer commit ends the run."""
         return self._num_stuck + 1 >= self.budget.max_without_progress
 
     def pause_s(self, code: int) -> float:

@@ -174,6 +174,8 @@ class Conductor:
         if self.state is not State.READY:
             return
         self._history.learn_commit(message.commit_step)
+        if self.round is not None and not set(self.round.members) <= set(message.members):
+            self._history.begin_anew()
         bounds = [bound for bound in (self._micro_batch_max, message.micro_batch_max) if bound is not None]
         self._micro_batch_max = min(bounds, default=None)
         self.round = message
@@ -301,9 +303,9 @@ class Conductor:
         if end.first is not None:
             self._say(describe(end))
         spent = self._history.spend(end.code, now_s=now_s)
-        if (spent is not None or self._history.is_nearly_stuck) and self._can_be_spared(end.code):
+        if (spent is not None or self._history.is_nearly_stuck) and self._rules.can_spare(end.code, self.round):
             outcome = self._outcome_of(final_code(end.code, is_alone=False), "The others go on without this node. ")
-            self._conclude_with(outcome, Leave(reason=outcome.message))
+            self._conclude_with(outcome, down_message(end, self.round) or Leave(reason=outcome.message))
             return
         if spent is not None:
             self._give_verdict(end.code, f"{spent}. ", now_s)
@@ -313,11 +315,6 @@ class Conductor:
             self._say(f"starting the workers again in {pause_s:g} s")
             self._tell_down(end)
         self._pause(now_s, pause_s)
-
-    def _can_be_spared(self, code: int) -> bool:
-        """Tell whether the others may go on without this node, whose own doing the end was."""
-        others = len(self.round.members) - 1 if self.round is not None else 0
-        return self._rules.min_nodes is not None and others >= self._rules.min_nodes and rule_for(code).counts
 
     def _give_verdict(self, code: int, preface: str, now_s: float) -> None:
         """End everybody with the newest end."""
@@ -349,8 +346,7 @@ class Conductor:
         self._tell(ready_message(self._end, address=address, port=port, micro_batch_max=self._micro_batch_max))
 
     def _tell_down(self, end: GroupEnd) -> None:
-        message = down_message(end, round_number=self.round.round if self.round is not None else 0)
-        if message is not None:
+        if (message := down_message(end, self.round)) is not None:
             self._tell(message)
 
     def _hurry(self, deadline_s: float) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from sam3ft_api.exit_codes import ExitCode, rule_for
-from sam3ft_api.messages import VERDICT_CODES, Done, Down, Ready
+from sam3ft_api.messages import VERDICT_CODES, Done, Down, Ready, Round
 from sam3ft_trainer.run.launcher.commands import Outcome
 from sam3ft_trainer.run.launcher.ends import GroupEnd
 
@@ -69,12 +69,12 @@ def ready_message(end: GroupEnd | None, *, address: str, port: int, micro_batch_
     )
 
 
-def down_message(end: GroupEnd, *, round_number: int) -> Down | None:
-    """Return `down` for a failure of this node's own; None when the workers were stopped from outside."""
+def down_message(end: GroupEnd, round_: Round | None) -> Down | None:
+    """Return `down` for a failure of this node's own in a round; None when the workers were stopped from outside."""
     if end.first is None:
         return None
     return Down(
-        round=round_number,
+        round=round_.round if round_ is not None else 0,
         code=end.first.code,
         message=end.first.describe(),
         rank=end.first.rank,

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from sam3ft_api.exit_codes import ExitCode, rule_for
+from sam3ft_api.messages import Round
 from sam3ft_trainer.run.launcher.budget import Budget
 
 
@@ -52,3 +54,12 @@ class Rules:
     complete_grace_s: float = 10.0
     echo_s: float = 3.0
     refused_s: float = 10.0
+
+    def can_spare(self, code: int, round_: Round | None) -> bool:
+        """Tell whether the others of a round may go on without this node, whose own doing an end was.
+
+        Of a hang (24) all nodes are victims alike, so that none is spared for it.
+        """
+        others = len(round_.members) - 1 if round_ is not None else 0
+        is_own = rule_for(code).counts and code != ExitCode.HUNG
+        return is_own and self.min_nodes is not None and others >= self.min_nodes
