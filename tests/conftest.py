@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from control_planes import end_control_planes
+from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
 
 from sam3ft_api.worker import ENV_CACHE_DIR
@@ -31,6 +32,9 @@ def pytest_configure() -> None:
     os.environ.setdefault(ENV_CACHE_DIR, "")  # the user's own cache stays out of tests, unless one asks for it
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # How fast an example is drawn or checked says more of what else a machine does than of the test.
+    settings.register_profile("busy", settings(deadline=None, suppress_health_check=[HealthCheck.too_slow]))
+    settings.load_profile("busy")
 
 
 TESTS = Path(__file__).parent
