@@ -148,13 +148,12 @@ class RunDir:
         except OSError:
             return False
 
-    @property
-    def node_log(self) -> Path:
-        """Output of one more node's job on SLURM, which puts the job's number in.
+    def node_log(self, job_id: str) -> Path:
+        """Output of one more node's job on SLURM, which takes `%j` for its number.
 
         Each has its own: what two machines append to one file of a network file system, they write over each other.
         """
-        return self.work / "node-%j.log"
+        return self.work / f"node-{job_id}.log"
 
     @property
     def worker_logs(self) -> Path:

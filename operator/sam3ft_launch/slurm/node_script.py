@@ -11,7 +11,14 @@ from collections.abc import Sequence
 from sam3ft_api.plan import JobPlan
 from sam3ft_launch.folder.rundir import RunDir
 from sam3ft_launch.slurm.bad_nodes import MOST_MOVES
-from sam3ft_launch.slurm.script import beginning_of, gpus_of, options_of, step_of
+from sam3ft_launch.slurm.script import (
+    EXCLUDED_NODES,
+    USABLE_NODES,
+    beginning_of,
+    gpus_of,
+    options_of,
+    step_of,
+)
 from sam3ft_launch.slurm.settings import SlurmSettings
 
 
@@ -24,7 +31,7 @@ def render_node_script(plan: JobPlan, settings: SlurmSettings, folder: RunDir, *
         folder: the run folder, the same path on every node.
         launcher: command that takes the place of `python -m sam3ft_trainer.run.launcher`; empty for that.
     """
-    options = options_of(plan, settings, folder.node_log)
+    options = options_of(plan, settings, folder.node_log("%j"))
     return "\n".join(
         [
             "#!/bin/bash",
@@ -83,7 +90,7 @@ def _leaving(script: str, *, nodes: int) -> list[str]:
         """  grep -Eqs '"node": ?"(node-'"$slot"')?"' "$word\"""",
         "}",
         "may_move() { # NODES: away from these; SLURM has others beyond those that the run needs, and it was not often",
-        '  usable=$(sinfo -h -N -p "$SLURM_JOB_PARTITION" -t alloc,idle,mix -o %N | sort -u | wc -l)',
+        f"  {USABLE_NODES}",
         '  moved=$(cat "$moves" 2> /dev/null | wc -l)',
         f'  [ "$moved" -lt {MOST_MOVES} ] && [ "$moved" -lt $((usable - {nodes})) ] &&',
         f'    sbatch --test-only --exclude="$1" "$run/{script}" "$slot" >&2',
@@ -96,7 +103,7 @@ def _leaving(script: str, *, nodes: int) -> list[str]:
         "leave() {",
         '  local moves="$run/work/$name.moves" excluded away',
         "  for pause in 2 5 0; do # the scheduler may be away for a moment",
-        '    excluded=$(scontrol show job "$SLURM_JOB_ID" -o | sed -n "s/.* ExcNodeList=\\([^( ][^ ]*\\).*/\\1,/p")',
+        f"    {EXCLUDED_NODES}",
         "    away=$excluded$SLURMD_NODENAME",
         "    still_ours",
         '    if may_move "$away" && still_ours && scontrol requeue "$SLURM_JOB_ID"; then',

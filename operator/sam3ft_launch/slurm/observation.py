@@ -49,7 +49,7 @@ def without_nodes(folder: RunDir, record: SlurmRecord) -> str:
         if job.refused:
             said.append(f"node {job.slot} is missing: {job.refused}")
         elif folder.stays_empty(record.attempt, job.slot):
-            log = str(folder.node_log).replace("%j", job.job_id)
+            log = folder.node_log(job.job_id)
             said.append(f"node {job.slot} is missing: its job has failed on every node that it had; see {log}")
     return "; ".join(said)
 

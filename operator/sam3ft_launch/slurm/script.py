@@ -32,6 +32,12 @@ MARGIN_S = 30
 SHORTEST_LIMIT_S = 120
 LONGEST_SAVE_S = 86_400
 """Seconds granted for saving where somebody other than a person ends a run: as long as it takes."""
+USABLE_NODES = 'usable=$(sinfo -h -N -p "$SLURM_JOB_PARTITION" -t alloc,idle,mix -o %N | sort -u | wc -l)'
+"""How many nodes the job's partition has that can run something."""
+EXCLUDED_NODES = (
+    'excluded=$(scontrol show job "$SLURM_JOB_ID" -o | sed -n "s/.* ExcNodeList=\\([^( ][^ ]*\\).*/\\1,/p")'
+)
+"""The nodes that the job keeps away from, with a comma at the end, so that one can be added; empty for none."""
 
 
 def render_script(plan: JobPlan, settings: SlurmSettings, folder: RunDir, *, launcher: Sequence[str] = ()) -> str:
@@ -237,8 +243,8 @@ def _programs(plan: JobPlan, settings: SlurmSettings, folder: RunDir, launcher: 
         *_farewell(plan),
         "# Whether there are other nodes to go to, should one of these be bad.",
         'hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | paste -sd, -)',
-        'usable=$(sinfo -h -N -p "$SLURM_JOB_PARTITION" -t alloc,idle,mix -o %N | sort -u | wc -l)',
-        'excluded=$(scontrol show job "$SLURM_JOB_ID" -o | sed -n "s/.* ExcNodeList=\\([^( ][^ ]*\\).*/\\1,/p")',
+        USABLE_NODES,
+        EXCLUDED_NODES,
         "can_run_without() { # NODES",
         f'  sbatch --test-only --exclude="$excluded$1" "$run/{folder.slurm_script(plan.attempt).name}" >&2',
         "}",

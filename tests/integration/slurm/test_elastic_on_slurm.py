@@ -54,7 +54,7 @@ class Elastic:
     @property
     def own_log(self) -> Path:
         """Of the second node's job."""
-        return Path(str(self.folder.node_log).replace("%j", self.record.node_jobs[0].job_id))
+        return self.folder.node_log(self.record.node_jobs[0].job_id)
 
     def progress(self) -> dict[str, Any]:
         try:

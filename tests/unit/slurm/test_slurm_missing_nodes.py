@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from sam3ft_api.status import SlurmStatus
+from sam3ft_launch.backend import Observed, RunState
 from sam3ft_launch.folder.rundir import RunDir
+from sam3ft_launch.slurm.agent.report import seen
 from sam3ft_launch.slurm.observation import without_nodes
 from sam3ft_launch.slurm.record import NodeJob, SlurmRecord
 
@@ -39,3 +42,11 @@ def test_each_node_that_is_refused_or_has_failed_is_told_of(folder: RunDir):
     refused, failed = said.split("; node 2")
     assert "node 1 is missing: SLURM refuses the job: QOS" == refused
     assert failed.endswith(f"see {folder.work}/node-12.log")
+
+
+def test_the_agent_tells_of_missing_nodes_of_a_run_that_trains_alone():
+    told = SlurmStatus(site="alps", attempt=1)
+    trains, waits = (Observed(state, message="words") for state in (RunState.RUNNING, RunState.PENDING))
+
+    assert "words" == seen(told, trains, None, nodes=2).missing
+    assert ("", "words") == ((found := seen(told, waits, None, nodes=2)).missing, found.message)

@@ -27,7 +27,6 @@ from sam3ft_launch.slurm.agent.scheduler import TickClient
 from sam3ft_launch.slurm.agent.wanted import SiteRun
 from sam3ft_launch.slurm.backend import SlurmBackend
 from sam3ft_launch.slurm.node_jobs import NodeJobs
-from sam3ft_launch.slurm.observation import without_nodes
 from sam3ft_launch.slurm.record import SlurmRecord, read_record, read_report
 from sam3ft_launch.slurm.settings import SlurmSettings
 from sam3ft_launch.slurm.states import JobState
@@ -177,8 +176,7 @@ class Attempts:
         if not observed.state.is_terminal:
             self.client.require_answer()  # a backend goes on with what it has seen last
             self._wordless.pop(run.uid, None)
-            nodes, missing = self._mended(run, folder, record), without_nodes(folder, record)
-            return report.seen(told, observed, job, nodes=nodes, missing=missing)
+            return report.seen(told, observed, job, nodes=self._mended(run, folder, record))
         if observed.state is not RunState.GONE and not self._is_late(run, folder, record, observed.reason):
             self._wordless.pop(run.uid, None)
             return report.seen(told, observed, job, nodes=record.nodes)

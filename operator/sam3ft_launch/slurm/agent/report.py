@@ -19,7 +19,7 @@ _LAST_S = 253_402_300_799.0
 """The end of the year 9999, beyond which there are no dates."""
 
 
-def seen(told: SlurmStatus, observed: Observed, job: JobView | None, *, nodes: int, missing: str = "") -> SlurmStatus:
+def seen(told: SlurmStatus, observed: Observed, job: JobView | None, *, nodes: int) -> SlurmStatus:
     """Return the report of an attempt that has been handed in.
 
     Args:
@@ -27,10 +27,10 @@ def seen(told: SlurmStatus, observed: Observed, job: JobView | None, *, nodes: i
         observed: what the backend has seen.
         job: what the scheduler says; None when it knows the job no more.
         nodes: of the job.
-        missing: why nodes of an elastic run are missing; empty when none is.
     """
     is_running = observed.state is RunState.RUNNING
     ended = observed.exit_code if observed.state.is_terminal else None
+    message = text(observed.message, MAX_MESSAGE_CHARS)
     return told.model_copy(
         update={
             "state": job.word if job is not None else told.state,
@@ -40,8 +40,8 @@ def seen(told: SlurmStatus, observed: Observed, job: JobView | None, *, nodes: i
             "node": text(observed.node or (job.nodes if job is not None else ""), 253),
             "nodes": nodes if is_running else 0,
             "restarts": observed.restarts,
-            "message": text(observed.message, MAX_MESSAGE_CHARS),
-            "missing": text(missing, MAX_MESSAGE_CHARS) if is_running else "",
+            "message": message,
+            "missing": message if is_running else "",  # a run that trains has nothing else to say
             **figures(observed.progress),
         }
     )
