@@ -62,9 +62,17 @@ def test_the_users_micro_batch_is_kept_and_only_the_rung_is_chosen() -> None:
     assert choose(STATE + 4 * 40, wanted=4) == (4, ("decoder",), True)
 
 
-def test_a_roomy_device_is_planned_with_two_traces() -> None:
+def test_a_roomy_device_is_planned_with_one_trace() -> None:
     tracer = Tracer(10_000)
 
     choose_layout(tracer, RUNGS, budget=10_000, share=4, wanted=None)
 
-    assert tracer.asked == [(1, ()), (4, ())]
+    assert tracer.asked == [(4, ())]
+
+
+def test_no_choice_is_traced_twice() -> None:
+    tracer = Tracer(STATE + 30)
+
+    choose_layout(tracer, RUNGS, budget=STATE + 30, share=1, wanted=None)
+
+    assert tracer.asked == [(1, ()), (1, ("decoder",)), (1, ("mask",))]

@@ -23,6 +23,7 @@ from torch.utils.flop_counter import flop_registry
 from sam3ft_api.training import Part
 from sam3ft_trainer.model.attention import CHUNK_ELEMENTS, is_fused, needs_pieces
 from sam3ft_trainer.model.checkpointing import Checkpointing
+from sam3ft_trainer.model.shape_memo import ShapeMemo
 
 Result = TypeVar("Result")
 OTHER = "other"
@@ -54,6 +55,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.in_backward = False
         self.recomputing = False
         self._storages: dict[int, tuple[Any, int, str]] = {}
+        self._shapes = ShapeMemo()
 
     def ignore(self, tensors: Iterable[Tensor]) -> None:
         """Take these tensors as part of the state: they weigh nothing here."""
@@ -98,7 +100,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run the operation, and account for its result."""
-        result = func(*args, **(kwargs or {}))
+        result = self._shapes.run(func, args, kwargs or {})
         formula = flop_registry.get(func._overloadpacket)  # noqa: SLF001 - the registry's key
         if formula is not None:
             self.add_flops(int(formula(*args, **(kwargs or {}), out_val=result)))

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -124,9 +125,10 @@ def choose_layout(
 ) -> tuple[int, tuple[Part, ...], MemoryPlan]:
     """Return images, recomputed parts and plan of the best choice that fits, else of the smallest one; pure.
 
-    Cheap recomputation goes before a smaller micro-batch, a smaller micro-batch before recomputing the ViT. What a
-    step needs grows a little slower than its images, so the plan of one image says how many will fit; tracing is
-    asked as seldom as possible, because it takes seconds at the real size.
+    Cheap recomputation goes before a smaller micro-batch, a smaller micro-batch before recomputing the ViT. Tracing is
+    asked as seldom as possible, because it takes seconds at the real size and stands in the way of every start: first
+    for what is wished, which most often fits. What a step needs grows a little slower than its images, so where it
+    does not, the plan of one image says how many will fit.
 
     Args:
         trace: plans one choice.
@@ -135,6 +137,11 @@ def choose_layout(
         share: most images of a rank.
         wanted: the user's micro-batch; then only the rung is chosen.
     """
+    trace = cache(trace)
+    wished = wanted or share
+    plan = trace(wished, rungs[0])
+    if plan.fits:
+        return wished, rungs[0], plan
     best: tuple[int, tuple[Part, ...], MemoryPlan] | None = None
     for number, parts in enumerate(rungs):
         if number >= CHEAP_RUNGS and best is not None and best[0] > 0:
@@ -144,7 +151,7 @@ def choose_layout(
         images = min(share, fitting)
         if best is None or images > best[0]:
             best = (images, parts, plan)
-        if images >= (wanted or share):
+        if images >= wished:
             break
     assert best is not None  # noqa: S101 - there is always a rung; narrows the type
     images, parts, plan = best
