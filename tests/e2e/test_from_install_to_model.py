@@ -36,7 +36,7 @@ WORKER = "sam3ft_trainer.run.worker"
 
 def test_from_install_to_a_model_that_loads(installed: Site, story: Story, tmp_path: Path) -> None:
     site = installed
-    site.apply(RUN, steps=STEPS)
+    site.apply(RUN, steps=STEPS, workers={"warmSpares": True})
     applied_s = time.time()
     with Struck(site, RUN).watch() as watch:
         site.wait(RUN, "both workers train", lambda run: step_of(run) >= 1)

@@ -66,11 +66,13 @@ class Workers:
         self.processes = []
         for rank in range(world_size):
             self.result_file(rank).unlink(missing_ok=True)
+            self.training_file(rank).unlink(missing_ok=True)
             variables = {
                 "SAM3FT_CONFIG": str(work_dir / "config.json"),
                 "SAM3FT_WORK_DIR": str(work_dir),
                 "SAM3FT_FLAG_FILE": str(self.flag_file),
                 "SAM3FT_RESULT_FILE": str(self.result_file(rank)),
+                "SAM3FT_TRAINING_FILE": str(self.training_file(rank)),
                 "RANK": str(rank),
                 "LOCAL_RANK": str(rank),
                 "WORLD_SIZE": str(world_size),
@@ -91,6 +93,10 @@ class Workers:
     def result_file(self, rank: int) -> Path:
         """Where a rank leaves its last word."""
         return self.work_dir / f"result-{rank}.json"
+
+    def training_file(self, rank: int) -> Path:
+        """What a rank makes when it has finished a step."""
+        return self.work_dir / f"training-{rank}"
 
     def result(self, rank: int = 0) -> dict[str, Any]:
         """Return the last word of a rank."""

@@ -120,6 +120,7 @@ def train(store: Path, join: type[Exchange], *, steps: int, every: int, step_s: 
         step += 1
         if step == first:
             note("trained", step)
+            Path(os.environ["SAM3FT_TRAINING_FILE"]).touch()
         if RANK == 0:
             with (store / "steps").open("a") as log:
                 log.write(f"{step}\n")

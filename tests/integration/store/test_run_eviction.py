@@ -45,6 +45,7 @@ def test_a_save_that_cannot_end_in_time_is_not_begun_and_the_one_under_way_is_fi
     endless = {"max_steps": 100_000}
     run = start(world_size=world_size, scratch=endless, checkpoint={"every_steps": 1_000_000, "every_seconds": 0.5})
     run.wait_for(lambda: len(run.events("checkpoint_committed")) >= 2)
+    assert all(run.training_file(rank).exists() for rank in range(world_size)), "no launcher would hear that they train"
     save_s = run.events("checkpoint_committed")[-1]["seconds"]
     assert save_s > 2.0, "the store was not slow"
     run.wait_for(lambda: _saves_begun(proxy) > len(run.events("checkpoint_committed")))

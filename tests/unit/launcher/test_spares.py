@@ -55,6 +55,25 @@ def test_spares_are_started_when_it_is_time_and_once(bench: Bench):
     assert first == bench.spares.pids
 
 
+def test_spares_are_started_sooner_when_the_workers_train(bench: Bench):
+    training: list[int] = []
+    bench.spares.refill_at(60.0, sooner=lambda: bool(training))
+    bench.spares.tick(now_s=9.9)
+    assert bench.spares.pids == set()
+
+    training.append(1)
+    bench.spares.tick(now_s=10.0)
+
+    assert len(bench.spares.pids) == 2
+
+
+def test_spares_do_not_wait_for_ever_for_workers_that_never_say_that_they_train(bench: Bench):
+    bench.spares.refill_at(60.0, sooner=lambda: False)
+    bench.spares.tick(now_s=60.0)
+
+    assert len(bench.spares.pids) == 2
+
+
 def test_each_spare_gets_its_own_environment_in_order(bench: Bench):
     bench.fill()
     taken = bench.spares.take([{"CODE": "3"}, {"CODE": "4"}])

@@ -175,6 +175,19 @@ def test_waiting_spares_become_the_workers(bench: Bench, tmp_path: Path):
     assert set() == spares.pids
 
 
+def test_they_train_when_each_of_them_says_so_and_not_by_the_word_of_an_earlier_round(bench: Bench):
+    for rank in (2, 3):
+        bench.folder.training_file(rank).touch()
+    workers = bench.start(SLEEP)
+    assert not workers.train()
+
+    bench.folder.training_file(2).touch()
+    assert not workers.train()
+
+    bench.folder.training_file(3).touch()
+    assert workers.train()
+
+
 def test_nobody_is_left_after_closing(bench: Bench):
     workers = bench.start(DEAF)
     pids = workers.pids

@@ -78,6 +78,8 @@ def _loop(run: Session) -> None:
             _read(run, previous)
             run.tell_store_news()
         run.meter.end_step()
+        if previous is None:
+            run.environment.say_training()
         previous = result
         if _is_boundary(run, agreed):
             _read(run, previous)

@@ -39,7 +39,7 @@ class WorkerEnvironment:
         work_dir: existing folder of the run on this node.
         rank, local_rank, world_size: as torchrun sets them; 0, 0 and 1 without a launcher.
         attempt: from 1.
-        flag_file, result_file: None without a launcher.
+        flag_file, result_file, training_file: None without a launcher.
         micro_batch_max: bound after an out-of-memory end, None without one.
         cache_dir: folder on this node that outlives the worker, None without one.
         eviction_grace_s: from a request to stop to the kill, s; None when nobody can say.
@@ -52,6 +52,7 @@ class WorkerEnvironment:
     attempt: int = 1
     flag_file: Path | None = None
     result_file: Path | None = None
+    training_file: Path | None = None
     micro_batch_max: int | None = None
     cache_dir: Path | None = None
     eviction_grace_s: float | None = None
@@ -70,6 +71,7 @@ class WorkerEnvironment:
             )
         bound = environ.get(contract.ENV_MICRO_BATCH_MAX)
         flag, result = environ.get(contract.ENV_FLAG_FILE), environ.get(contract.ENV_RESULT_FILE)
+        training = environ.get(contract.ENV_TRAINING_FILE)
         cache, grace = environ.get(contract.ENV_CACHE_DIR), environ.get(contract.ENV_EVICTION_GRACE_S)
         return cls(
             work_dir=Path(work_dir),
@@ -79,10 +81,16 @@ class WorkerEnvironment:
             attempt=int(environ.get(contract.ENV_ATTEMPT, "1")),
             flag_file=Path(flag) if flag else None,
             result_file=Path(result) if result else None,
+            training_file=Path(training) if training else None,
             micro_batch_max=int(bound) if bound else None,
             cache_dir=Path(cache) if cache else None,
             eviction_grace_s=float(grace) if grace else None,
         )
+
+    def say_training(self) -> None:
+        """Let the launcher know that this worker has started: it steps, and needs the cores for that alone."""
+        if self.training_file is not None:
+            self.training_file.touch()
 
 
 class LastWord:

@@ -26,7 +26,7 @@ from sam3ft_trainer.run.launcher.conductor import Conductor
 from sam3ft_trainer.run.launcher.follow import Follower, Speaker
 from sam3ft_trainer.run.launcher.link import Link
 from sam3ft_trainer.run.launcher.orphans import reap_strangers
-from sam3ft_trainer.run.launcher.spares import REFILL_S
+from sam3ft_trainer.run.launcher.spares import REFILL_LATEST_S
 from sam3ft_trainer.run.launcher.stop_requests import StopRequests
 from sam3ft_trainer.run.launcher.workers import WorkerPlan, Workers
 
@@ -133,7 +133,8 @@ class NodeAgent:
         self._end_follower()
         self._workers = Workers(self._plan, command.round, command.micro_batch_max)
         if self._plan.spares is not None:
-            self._plan.spares.refill_at(time.monotonic() + REFILL_S)
+            # The workers' own start comes first: beside it, spares would take the cores that it needs.
+            self._plan.spares.refill_at(time.monotonic() + REFILL_LATEST_S, sooner=self._workers.train)
         if command.round.first_rank == 0:
             self._follower = Follower(self._plan.folder.log_file(0), start=self._workers.log_start(0))
 

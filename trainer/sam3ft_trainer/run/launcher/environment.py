@@ -14,6 +14,7 @@ from sam3ft_api.worker import (
     ENV_FLAG_FILE,
     ENV_MICRO_BATCH_MAX,
     ENV_RESULT_FILE,
+    ENV_TRAINING_FILE,
     ENV_WORK_DIR,
 )
 from sam3ft_trainer.run.environment import CPU_ENVIRONMENT
@@ -40,6 +41,7 @@ def worker_environment(
         ENV_WORK_DIR: str(folder.root),
         ENV_FLAG_FILE: str(folder.flag_file),
         ENV_RESULT_FILE: str(folder.result_file(rank)),
+        ENV_TRAINING_FILE: str(folder.training_file(rank)),
         ENV_LOG_FILE: str(folder.log_file(rank)),
         ENV_ATTEMPT: str(attempt),
     }

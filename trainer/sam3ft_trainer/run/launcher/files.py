@@ -50,9 +50,14 @@ class WorkFolder:
         """Where a rank writes its last word."""
         return self._private / f"result-{rank}.json"
 
+    def training_file(self, rank: int) -> Path:
+        """Where a rank says that it has finished a step."""
+        return self._private / f"training-{rank}"
+
     def prepare(self, rank: int) -> int:
         """Clear what an earlier worker of this rank left; return the size of the log, where the new output begins."""
         self.result_file(rank).unlink(missing_ok=True)
+        self.training_file(rank).unlink(missing_ok=True)
         log = self.log_file(rank)
         size = log.stat().st_size if log.exists() else 0
         if size > _ROTATE_BYTES:

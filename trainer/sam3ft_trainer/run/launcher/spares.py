@@ -13,8 +13,8 @@ from sam3ft_api.errors import InvalidConfig
 from sam3ft_trainer.run.launcher.child import ENV_LOG_FILE
 from sam3ft_trainer.run.launcher.processes import kill_sessions, start_session
 
-REFILL_S = 5.0
-"""From the start of a round until new spares begin to import: the workers' own start comes first."""
+REFILL_LATEST_S = 60.0
+"""From the start of a round until new spares begin to import although the workers have not said that they train."""
 _MAX_PLACE_BYTES = 60_000
 """A longer environment might not fit into the pipe, whose reader may still be importing; workers then start anew."""
 _SPARE_MODULE = "sam3ft_trainer.run.launcher.spare"
@@ -68,15 +68,21 @@ class Spares:
         self._say = say
         self._waiting: dict[int, subprocess.Popen[bytes]] = {}
         self._refill_at_s: float | None = None
+        self._may_refill: Callable[[], bool] | None = None
 
     @property
     def pids(self) -> set[int]:
         """Those that wait, or have ended and were not noticed yet."""
         return {process.pid for process in self._waiting.values()}
 
-    def refill_at(self, at_s: float) -> None:
-        """Start what is missing when `tick` is called at this time or later; monotonic."""
-        self._refill_at_s = at_s
+    def refill_at(self, at_s: float, *, sooner: Callable[[], bool] | None = None) -> None:
+        """Start what is missing when `tick` is called at this time or later; monotonic.
+
+        Args:
+            at_s: the time.
+            sooner: asked at every tick before that; they are started as soon as it says yes.
+        """
+        self._refill_at_s, self._may_refill = at_s, sooner
 
     def tick(self, *, now_s: float) -> None:
         """Take note of spares that have ended, and start new ones when it is time."""
@@ -84,10 +90,15 @@ class Spares:
             if process.poll() is not None:
                 _kill([self._waiting.pop(place)])  # only closes its input
                 self._say(f"spare {place} ended with {process.returncode}; {self._log(place)} says why")
-        if self._refill_at_s is not None and now_s >= self._refill_at_s:
+        if self._is_due(now_s):
             self._refill_at_s = None
             for place in set(range(self._places)) - set(self._waiting):
                 self._waiting[place] = self._start(place)
+
+    def _is_due(self, now_s: float) -> bool:
+        if self._refill_at_s is None:
+            return False
+        return now_s >= self._refill_at_s or (self._may_refill is not None and self._may_refill())
 
     def take(self, environments: Sequence[Mapping[str, str]]) -> list[subprocess.Popen[bytes]] | None:
         """Give every spare its environment and return them in order; None when the workers must be started anew.

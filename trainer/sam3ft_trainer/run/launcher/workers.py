@@ -105,6 +105,11 @@ class Workers:
         """Places of the workers that have not ended, as `poll` has seen."""
         return set(range(len(self._processes))) - set(self.ends)
 
+    def train(self) -> bool:
+        """Say whether each of them has finished a step, by what they have written."""
+        ranks = (self.round.first_rank + place for place in range(len(self._processes)))
+        return all(self._folder.training_file(rank).exists() for rank in ranks)
+
     def log_start(self, place: int) -> int:
         """Byte at which the output of a worker begins in the log of its rank."""
         return self._log_starts[place]
