@@ -13,11 +13,14 @@ import pytest
 
 from sam3ft_api import names
 from sam3ft_api.exit_codes import ExitCode
+from sam3ft_api.plan import JobPlan
 from sam3ft_api.status import SlurmStatus
 from sam3ft_launch.backend import TransientError
 from sam3ft_launch.folder.rundir import RunDir
+from sam3ft_launch.slurm.agent import attempt, checks
 from sam3ft_launch.slurm.agent.attempt import BELIEVED_AFTER_S, Attempts
 from sam3ft_launch.slurm.agent.checks import PAUSES_S, Checks
+from sam3ft_launch.slurm.agent.planning import plan_of
 from sam3ft_launch.slurm.agent.scheduler import TickClient
 from sam3ft_launch.slurm.agent.wanted import SiteRun, site_run
 from sam3ft_launch.slurm.record import JobReport, SlurmRecord, write
@@ -76,8 +79,8 @@ class Bench:
         self.code.write_text("0")
         program = tmp_path / "check.py"
         program.write_text(CHECK)
-        checks = Checks((sys.executable, str(program), str(self.code)), clock=lambda: self.now_s)
-        self.attempts = Attempts(self.site, SlurmSettings(), checks, {}, clock=lambda: self.now_s)
+        of_data = Checks((sys.executable, str(program), str(self.code)), clock=lambda: self.now_s)
+        self.attempts = Attempts(self.site, SlurmSettings(), of_data, {}, clock=lambda: self.now_s)
         self.folder = RunDir(tmp_path / "runs/vision/blood-01234567")
         self.folder.create()
         self.intents: list[SlurmStatus] = []
@@ -163,6 +166,38 @@ def test_a_check_that_is_mended_meanwhile_passes(bench: Bench):
     bench.code.write_text("0")
     bench.now_s += PAUSES_S[0]
     assert "7" == bench.until(lambda told: told.job_id).job_id
+
+
+def test_a_run_that_waits_for_others_checks_is_planned_once_and_again_when_it_wants_something_else(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+):
+    planned: list[SiteRun] = []
+
+    def plan(run: SiteRun, **more: Any) -> JobPlan:
+        planned.append(run)
+        return plan_of(run, **more)
+
+    monkeypatch.setattr(attempt, "plan_of", plan)
+    monkeypatch.setattr(checks, "AT_ONCE", 0)
+    for _ in range(3):
+        told = bench.look()
+        assert (True, "The data set waits for its check.", 0) == (told.checking, told.message, bench.num_checks())
+    assert 1 == len(planned)
+
+    assert "timeLimit" in bench.look(slurm={"site": "alps", "timeLimit": "1s"}).message  # refused, although it waits
+    assert 2 == len(planned)
+
+    monkeypatch.setattr(checks, "AT_ONCE", 1)
+    assert "7" == bench.until(lambda told: told.job_id).job_id
+
+
+def test_a_run_that_ended_while_it_waited_is_forgotten(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(checks, "AT_ONCE", 0)
+    bench.look()
+    run = bench.resource()
+    assert bench.attempts.checks.must_wait(UID, (run.attempt, run.content))
+    bench.stop()
+    assert not bench.attempts.checks.must_wait(UID, (run.attempt, run.content))
 
 
 def test_a_job_that_is_nowhere_is_lost_after_a_while(bench: Bench):

@@ -77,16 +77,24 @@ class Attempts:
         record = read_record(folder.slurm)
         if record is not None and record.attempt == run.attempt:
             return self._begun(run, folder, told, record)
+        if self.checks.must_wait(run.uid, _asked(run)):
+            return _not_checked(told, "waits for its check")
+        return self._submitted(run, folder, told, intend)
+
+    def _submitted(
+        self, run: SiteRun, folder: RunDir, told: SlurmStatus, intend: Callable[[SlurmStatus], bool]
+    ) -> SlurmStatus:
+        """Check and submit, as far as it goes now."""
         backend = self._backend(folder)
         try:
             plan = plan_of(run, folder=folder, settings=self.settings, environ=self.environ)
             submission = backend.render(plan)  # before the check: what SLURM cannot be asked for costs no time
         except InvalidConfig as refusal:
             return report.over_without_job(told, int(refusal.code), str(refusal))
-        checked = self.checks.of(plan, folder, turn=_turn(run))
+        checked = self.checks.of(plan, folder, turn=_turn(run), asked=_asked(run))
         if checked is None:
-            doing = "is being checked on the login node" if self.checks.has_begun(run.uid) else "waits for its check"
-            return told.model_copy(update={"checking": True, "message": f"The data set {doing}."})
+            has_begun = self.checks.has_begun(run.uid)
+            return _not_checked(told, "is being checked on the login node" if has_begun else "waits for its check")
         if checked.code != ExitCode.SUCCEEDED:
             return report.over_without_job(told, checked.code, checked.message, dataset=checked.dataset)
         told = told.model_copy(update={"intent": submission.job_name, "dataset": checked.dataset})
@@ -213,6 +221,15 @@ class Attempts:
     @staticmethod
     def _handle(uid: str, attempt: int, folder: RunDir) -> Handle:
         return Handle(SlurmBackend.name, uid, attempt, str(folder.root))
+
+
+def _not_checked(told: SlurmStatus, doing: str) -> SlurmStatus:
+    return told.model_copy(update={"checking": True, "message": f"The data set {doing}."})
+
+
+def _asked(run: SiteRun) -> object:
+    """What the plan of an attempt follows from."""
+    return run.attempt, run.content
 
 
 def _grace_s(run: SiteRun) -> float:

@@ -56,15 +56,29 @@ class Checks:
     clock: Callable[[], float] = time.monotonic
     _running: dict[str, _Running] = field(default_factory=dict)
     _failed: dict[str, _Failed] = field(default_factory=dict)
+    _waiting: dict[str, object] = field(default_factory=dict)
 
-    def of(self, plan: JobPlan, folder: RunDir, *, turn: int) -> Termination | None:
+    def must_wait(self, uid: str, asked: object) -> bool:
+        """Tell, without a plan, whether a run that waited last time with the same wish has to wait again.
+
+        Planning is most of what a waiting run costs: hundreds of them would make each look at all runs take seconds.
+
+        Args:
+            uid: of the run.
+            asked: what its plan follows from; another wish is to be planned, and may be refused.
+        """
+        return len(self._running) >= AT_ONCE and uid not in self._running and self._waiting.get(uid) == asked
+
+    def of(self, plan: JobPlan, folder: RunDir, *, turn: int, asked: object = None) -> Termination | None:
         """Return how the check of a run ended; None while it goes on, waits for others to end, or is made again.
 
         Args:
             plan: of the attempt.
             folder: of the run; it exists.
             turn: number of the try: what was refused in one may have been mended for the next.
+            asked: what the plan follows from, for `must_wait`.
         """
+        self._waiting.pop(plan.uid, None)
         word = folder.work / f"check-{turn}.json"
         running = self._running.get(plan.uid)
         if running is not None and running.process.poll() is None and self.clock() < running.end_s:
@@ -80,6 +94,8 @@ class Checks:
         failed = self._failed.get(plan.uid)
         if len(self._running) < AT_ONCE and (failed is None or self.clock() >= failed.again_s):
             self._begin(plan, folder, word)
+        else:
+            self._waiting[plan.uid] = asked
         return None
 
     @property
@@ -93,6 +109,7 @@ class Checks:
 
     def end(self, uid: str) -> None:
         """End the check of a run, if there is one; one that hangs in a file system is left to itself."""
+        self._waiting.pop(uid, None)
         running = self._running.pop(uid, None)
         if running is None:
             return
