@@ -165,6 +165,7 @@ def test_500_runs_cost_one_question_a_look(site: AgentSite, figures: Figures):
     agent = site.agent("-o", "json")
 
     def num_jobs() -> int:
+        time.sleep(2.0)  # a list of 500 resources is much work for the API server, whose answers the agent waits for
         found = site.api.list(kinds.FINETUNE, site.namespace, {})["items"]
         return sum(bool(run.get("status", {}).get("slurm", {}).get("jobId")) for run in found)
 
