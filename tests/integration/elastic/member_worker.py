@@ -120,7 +120,8 @@ def train(store: Path, join: type[Exchange], *, steps: int, every: int, step_s: 
         step += 1
         if step == first:
             note("trained", step)
-            Path(os.environ["SAM3FT_TRAINING_FILE"]).touch()
+            if path := os.environ.get("SAM3FT_TRAINING_FILE"):  # not below torchrun
+                Path(path).touch()
         if RANK == 0:
             with (store / "steps").open("a") as log:
                 log.write(f"{step}\n")

@@ -22,8 +22,16 @@ WARM_S = 2.0
 
 def wait_spares(group: Group, *slots: int, processes: int = 1) -> None:
     """Wait until each place of these nodes has a spare that has imported everything."""
-    logs = [group.nodes[slot].work / "logs" / f"spare-{place}.log" for slot in slots for place in range(processes)]
-    wait_for(lambda: all(log.exists() and READY in log.read_text() for log in logs), what="spares that are ready")
+    logs = {
+        slot: [group.nodes[slot].work / "logs" / f"spare-{place}.log" for place in range(processes)] for slot in slots
+    }
+
+    def are_ready(slot: int) -> bool:
+        # Asked in this order: a spare's log is that of the one before, now a worker, until it has been started.
+        is_there = len(spares_of(group, slot)) >= processes
+        return is_there and all(log.exists() and READY in log.read_text() for log in logs[slot])
+
+    wait_for(lambda: all(map(are_ready, slots)), what="spares that are ready")
 
 
 def spares_of(group: Group, slot: int) -> list[int]:

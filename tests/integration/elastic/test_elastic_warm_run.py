@@ -18,9 +18,16 @@ def test_a_run_that_goes_on_with_its_spares_ends_with_the_same_weights(tmp_path:
     cold = Bench(tmp_path, data, steps=40).run("cold").succeeded()
     bench = Bench(tmp_path, data, steps=40, more={"workers.warmSpares": True})
     process = bench.start("warm")
-    logs = tmp_path / "warm" / "work" / "logs"
-    spares = [logs / f"spare-{place}.log" for place in range(bench.processes)]
-    wait_for(lambda: all(log.exists() and READY in log.read_text() for log in spares), what="spares")
+    work = tmp_path / "warm" / "work"
+    logs = work / "logs"
+    places = range(bench.processes)
+    spares, trained = (
+        [work / name.format(place) for place in places] for name in ("logs/spare-{}.log", "launcher/training-{}")
+    )
+    wait_for(lambda: all(path.exists() for path in trained), what="workers that train")
+    trained_s = max(path.stat().st_mtime for path in trained)
+    # The first spares became the workers, and had said so in the same files.
+    wait_for(lambda: all(_is_ready(log, since_s=trained_s) for log in spares), what="new spares")
     first = int((logs / "rank-0.log").read_text().partition(", pid ")[2].split()[0])
     os.kill(first, signal.SIGKILL)
     output, _ = process.communicate(timeout=600)
@@ -29,3 +36,7 @@ def test_a_run_that_goes_on_with_its_spares_ends_with_the_same_weights(tmp_path:
     starts = (logs / "rank-0.log").read_text().count("rank 0 of 2, pid")
     assert starts == 2
     assert cold.weights() == (tmp_path / "warm" / "model/model.safetensors").read_bytes()
+
+
+def _is_ready(log: Path, *, since_s: float) -> bool:
+    return log.exists() and log.stat().st_mtime > since_s and READY in log.read_text()

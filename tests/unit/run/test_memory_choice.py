@@ -62,6 +62,11 @@ def test_the_users_micro_batch_is_kept_and_only_the_rung_is_chosen() -> None:
     assert choose(STATE + 4 * 40, wanted=4) == (4, ("decoder",), True)
 
 
+def test_for_the_users_micro_batch_the_vision_encoder_is_recomputed_too() -> None:
+    assert choose(STATE + 100, wanted=4) == (4, ("vision",), True)
+    assert choose(STATE + 30, wanted=4) == (4, ("vision",), False)
+
+
 def test_a_roomy_device_is_planned_with_one_trace() -> None:
     tracer = Tracer(10_000)
 

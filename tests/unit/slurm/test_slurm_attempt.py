@@ -191,6 +191,32 @@ def test_a_run_that_waits_for_others_checks_is_planned_once_and_again_when_it_wa
     assert "7" == bench.until(lambda told: told.job_id).job_id
 
 
+def test_a_run_whose_check_is_to_be_made_again_later_is_not_planned_until_then(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+):
+    bench.code.write_text(str(int(ExitCode.STORAGE_UNAVAILABLE)))
+    bench.until(lambda _: bench.num_checks() == 1 and not bench.attempts.checks.count)
+    bench.look()
+    monkeypatch.setattr(attempt, "plan_of", lambda *_, **__: pytest.fail("it was planned"))
+    assert bench.look().checking
+    monkeypatch.undo()
+    bench.now_s += PAUSES_S[0]
+    bench.until(lambda _: bench.num_checks() == 2)
+
+
+def test_checks_that_have_ended_take_no_place_although_nobody_has_asked_for_their_verdict(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(checks, "AT_ONCE", 1)
+    plan = plan_of(bench.resource(), folder=bench.folder, settings=SlurmSettings(), environ={})
+    other = RunDir(tmp_path / "runs/vision/other-01234567")
+    other.create()
+    bench.attempts.checks.of(plan.model_copy(update={"uid": "other"}), other, turn=0)
+    assert 1 == bench.attempts.checks.count
+    assert "7" == bench.until(lambda told: told.job_id).job_id
+    bench.attempts.checks.end("other")
+
+
 def test_a_run_that_ended_while_it_waited_is_forgotten(bench: Bench, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(checks, "AT_ONCE", 0)
     bench.look()

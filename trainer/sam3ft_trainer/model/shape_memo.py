@@ -95,7 +95,8 @@ def _is_plain(output: Any) -> bool:
         return False
     again = _make((tuple(output.shape), output.stride(), output.dtype))
     same_bytes = output.untyped_storage().nbytes() == again.untyped_storage().nbytes()
-    return same_bytes and not output.is_conj() and not bool(output.is_neg())
+    is_marked = output.is_conj() or bool(output.is_neg()) or output._is_zerotensor()  # noqa: SLF001 - torch has no other
+    return same_bytes and not is_marked
 
 
 def _storage_of(tensor: Tensor) -> int:

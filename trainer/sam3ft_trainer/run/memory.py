@@ -138,10 +138,11 @@ def choose_layout(
         wanted: the user's micro-batch; then only the rung is chosen.
     """
     trace = cache(trace)
-    wished = wanted or share
-    plan = trace(wished, rungs[0])
+    if wanted is not None:
+        return _least_recomputed(trace, rungs, wanted)
+    plan = trace(share, rungs[0])
     if plan.fits:
-        return wished, rungs[0], plan
+        return share, rungs[0], plan
     best: tuple[int, tuple[Part, ...], MemoryPlan] | None = None
     for number, parts in enumerate(rungs):
         if number >= CHEAP_RUNGS and best is not None and best[0] > 0:
@@ -151,12 +152,23 @@ def choose_layout(
         images = min(share, fitting)
         if best is None or images > best[0]:
             best = (images, parts, plan)
-        if images >= wished:
+        if images == share:
             break
     assert best is not None  # noqa: S101 - there is always a rung; narrows the type
     images, parts, plan = best
-    images = wanted or max(1, images)
+    images = max(1, images)
     return images, parts, plan if images == 1 else trace(images, parts)
+
+
+def _least_recomputed(
+    trace: Tracer, rungs: tuple[tuple[Part, ...], ...], images: int
+) -> tuple[int, tuple[Part, ...], MemoryPlan]:
+    """Return the first rung on which so many images fit, else the last one."""
+    for parts in rungs:
+        plan = trace(images, parts)
+        if plan.fits:
+            break
+    return images, parts, plan
 
 
 def _rungs(config: TrainingConfig) -> tuple[tuple[Part, ...], ...]:

@@ -48,6 +48,7 @@ def train(config: TrainingConfig, environment: WorkerEnvironment, last_word: Las
 
 def _loop(run: Session) -> None:
     previous: StepResult | None = None
+    is_told = False
     upcoming = run.next_batches()
     _draw_first(run, upcoming)
     run.meter.begin()
@@ -78,8 +79,9 @@ def _loop(run: Session) -> None:
             _read(run, previous)
             run.tell_store_news()
         run.meter.end_step()
-        if previous is None:
+        if not is_told:
             run.environment.say_training()
+            is_told = True
         previous = result
         if _is_boundary(run, agreed):
             _read(run, previous)

@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -88,9 +89,13 @@ class WorkerEnvironment:
         )
 
     def say_training(self) -> None:
-        """Let the launcher know that this worker has started: it steps, and needs the cores for that alone."""
+        """Let the launcher know that this worker has started: it steps, and needs the cores for that alone.
+
+        It is a hint: where it cannot be written, the launcher goes by its clock.
+        """
         if self.training_file is not None:
-            self.training_file.touch()
+            with suppress(OSError):
+                self.training_file.touch()
 
 
 class LastWord:

@@ -188,6 +188,7 @@ class SiteAgent:
 
     def _forget(self, uid: str) -> None:
         """Nothing of a run is left on the site: jobs of single nodes that outlive the run's, and its credentials."""
+        self.checks.end(uid)
         folder = self._live.get(uid)
         if folder is None:
             return

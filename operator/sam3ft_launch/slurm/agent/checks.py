@@ -61,13 +61,17 @@ class Checks:
     def must_wait(self, uid: str, asked: object) -> bool:
         """Tell, without a plan, whether a run that waited last time with the same wish has to wait again.
 
+        It waits for a place, or until its check may be made again.
+
         Planning is most of what a waiting run costs: hundreds of them would make each look at all runs take seconds.
 
         Args:
             uid: of the run.
             asked: what its plan follows from; another wish is to be planned, and may be refused.
         """
-        return len(self._running) >= AT_ONCE and uid not in self._running and self._waiting.get(uid) == asked
+        if uid in self._running or self._waiting.get(uid) != asked:
+            return False
+        return self._is_full() or self._pauses(uid)
 
     def of(self, plan: JobPlan, folder: RunDir, *, turn: int, asked: object = None) -> Termination | None:
         """Return how the check of a run ended; None while it goes on, waits for others to end, or is made again.
@@ -91,8 +95,7 @@ class Checks:
             return said
         if running is not None:
             return self._fail(plan.uid, said or _without_a_word(running), word)
-        failed = self._failed.get(plan.uid)
-        if len(self._running) < AT_ONCE and (failed is None or self.clock() >= failed.again_s):
+        if not self._is_full() and not self._pauses(plan.uid):
             self._begin(plan, folder, word)
         else:
             self._waiting[plan.uid] = asked
@@ -119,6 +122,15 @@ class Checks:
         """End every check; a new agent begins them again."""
         for uid in list(self._running):
             self.end(uid)
+
+    def _is_full(self) -> bool:
+        """Tell whether all places are taken: by what runs, whether or not its run has been served since it ended."""
+        now_s = self.clock()
+        return sum(it.process.poll() is None and now_s < it.end_s for it in self._running.values()) >= AT_ONCE
+
+    def _pauses(self, uid: str) -> bool:
+        failed = self._failed.get(uid)
+        return failed is not None and self.clock() < failed.again_s
 
     def _fail(self, uid: str, said: Termination, word: Path) -> Termination | None:
         """A check that came to no verdict is made again, after a longer pause each time."""

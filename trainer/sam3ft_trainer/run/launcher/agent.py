@@ -134,7 +134,10 @@ class NodeAgent:
         self._workers = Workers(self._plan, command.round, command.micro_batch_max)
         if self._plan.spares is not None:
             # The workers' own start comes first: beside it, spares would take the cores that it needs.
-            self._plan.spares.refill_at(time.monotonic() + REFILL_LATEST_S, sooner=self._workers.train)
+            started = self._workers
+            self._plan.spares.refill_at(
+                time.monotonic() + REFILL_LATEST_S, sooner=lambda: not started.alive or started.train()
+            )
         if command.round.first_rank == 0:
             self._follower = Follower(self._plan.folder.log_file(0), start=self._workers.log_start(0))
 

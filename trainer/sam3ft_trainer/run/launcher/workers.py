@@ -106,9 +106,10 @@ class Workers:
         return set(range(len(self._processes))) - set(self.ends)
 
     def train(self) -> bool:
-        """Say whether each of them has finished a step, by what they have written."""
+        """Say whether each of them has finished a step, by what they have written; no, where that cannot be read."""
         ranks = (self.round.first_rank + place for place in range(len(self._processes)))
-        return all(self._folder.training_file(rank).exists() for rank in ranks)
+        # Not Path's method: it raises what a network file system may say for a moment.
+        return all(os.path.exists(self._folder.training_file(rank)) for rank in ranks)  # noqa: PTH110
 
     def log_start(self, place: int) -> int:
         """Byte at which the output of a worker begins in the log of its rank."""
