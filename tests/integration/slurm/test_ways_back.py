@@ -216,7 +216,7 @@ def test_what_only_the_scheduler_suffers_costs_a_run_no_step(
         run.wait_for_steps(EVERY, since_s=time.time())
         times = [event["ts"] for event in run.events("train_interval", since_s=struck_s)]
         wait_for("the scheduler answers", lambda: run.site.ask(["squeue", "-h"], check=False), within_s=60)
-        assert ["RUNNING"] == [word for at_s, word in run.words if at_s >= struck_s - 60 and word != "PENDING"]
+        assert [] == [word for at_s, word in run.words if at_s > struck_s], "the job has left its state"
         run.end()
     longest_s = max(later - earlier for earlier, later in pairwise(times))
     print(f"{name}: {len(times)} steps meanwhile, at most {longest_s:.1f} s between two of them")
