@@ -27,7 +27,7 @@ from sam3ft_launch.slurm.client import SlurmClient
 from sam3ft_launch.slurm.record import read_record
 
 EXAMPLE = Path(__file__).parents[3] / "examples/blood-cells.yaml"
-EVERY = 25
+EVERY = 10
 SETTINGS = (
     "training.epochs=null",
     "training.maxDuration=null",
@@ -152,7 +152,12 @@ def let_time_pass(run: Training) -> None:
     [
         ("preempted", preempt, (), 0),
         ("requeued", requeue, (), 0),
-        ("time limit", let_time_pass, ("slurm.timeLimit=2m", "workers.terminationGracePeriodSeconds=20"), 0),
+        (
+            "time limit",
+            let_time_pass,
+            ("slurm.site=here", "slurm.timeLimit=2m", "workers.terminationGracePeriodSeconds=20"),
+            0,
+        ),
         ("node down", lose_a_node, (), EVERY),  # nobody is asked to save
     ],
 )
