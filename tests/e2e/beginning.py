@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from sam3ft_faults.record import parts_between
+
 
 def parts_of_beginning(
     check: dict[str, Any], workers: Sequence[dict[str, Any]], *, applied_s: float, stepped_s: float
@@ -24,10 +26,7 @@ def parts_of_beginning(
         "until both workers start": max(seconds_of(it["startedAt"]) for it in running),
         "imports, group, first step": stepped_s,
     }
-    before_s, parts = applied_s, {}
-    for part, at_s in marks.items():
-        parts[part], before_s = at_s - before_s, at_s
-    return parts
+    return parts_between(applied_s, marks)
 
 
 def seconds_of(time: str) -> float:

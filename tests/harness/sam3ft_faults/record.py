@@ -43,6 +43,19 @@ class Figures:
         return rows
 
 
+def parts_between(since_s: float, marks: Mapping[str, float]) -> dict[str, float]:
+    """Return the seconds that end at each mark, from the mark before or from `since_s`; they add up to the whole.
+
+    Args:
+        since_s: when it began.
+        marks: when each part ended, in order, by the same clock.
+    """
+    parts = {}
+    for part, at_s in marks.items():
+        parts[part], since_s = at_s - since_s, at_s
+    return parts
+
+
 def append_rows(file: Path, rows: list[str]) -> None:
     """Put rows behind the last one of the table, the rest of the file unchanged; one process at a time."""
     with file.with_suffix(".lock").open("w") as lock:

@@ -20,10 +20,8 @@ def test_a_run_that_goes_on_with_its_spares_ends_with_the_same_weights(tmp_path:
     process = bench.start("warm")
     work = tmp_path / "warm" / "work"
     logs = work / "logs"
-    places = range(bench.processes)
-    spares, trained = (
-        [work / name.format(place) for place in places] for name in ("logs/spare-{}.log", "launcher/training-{}")
-    )
+    spares = [logs / f"spare-{place}.log" for place in range(bench.processes)]
+    trained = [work / f"launcher/training-{rank}" for rank in range(bench.processes)]
     wait_for(lambda: all(path.exists() for path in trained), what="workers that train")
     trained_s = max(path.stat().st_mtime for path in trained)
     # The first spares became the workers, and had said so in the same files.

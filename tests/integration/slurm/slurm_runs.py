@@ -3,7 +3,7 @@
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -130,6 +130,21 @@ def uid_of(runs: Runs, name: str = "cells") -> str:
     record = read_record(RunDir(runs.folder / "runs" / name).slurm)
     assert record is not None
     return record.uid
+
+
+def commits_of(events: Iterable[Mapping[str, Any]]) -> list[int]:
+    """Return the steps that a run has committed, in order and after a 0, having seen that its history is sound.
+
+    Each commit is newer than the one before, and each start but the first is at the newest one.
+    """
+    commits = [0]
+    for event in events:
+        if event["event"] == "checkpoint_committed":
+            assert event["step"] > commits[-1], "a step was committed twice"
+            commits.append(event["step"])
+        if event["event"] == "resumed":
+            assert event["step"] == commits[-1]
+    return commits
 
 
 def fill(site: SlurmSite, *, partition: str, seconds: int) -> None:

@@ -17,11 +17,13 @@ import pytest
 from cli_bench import Cli, json_lines
 from fault_bench import assert_each_image_of_each_epoch_once
 from slurm_fixtures import running_slurm
-from slurm_runs import fill
+from slurm_runs import commits_of, fill
 from slurm_site import HIGH, SiteSettings, SlurmSite
 from waiting import wait_for
 
-from sam3ft_faults.record import Figures
+from sam3ft_api.errors import InvalidConfig
+from sam3ft_faults.record import Figures, parts_between
+from sam3ft_launch.backend import TransientError
 from sam3ft_launch.folder.rundir import RunDir
 from sam3ft_launch.slurm.client import SlurmClient
 from sam3ft_launch.slurm.record import read_record
@@ -98,7 +100,7 @@ class Training:
         while not stopped.wait(0.1):
             try:
                 found = client.jobs([self.job_id])
-            except Exception:  # noqa: BLE001, S112 - the scheduler is away, by this test's doing
+            except (TransientError, InvalidConfig):  # the scheduler is away, by this test's doing
                 continue
             if found and (not self.words or self.words[-1][1] != found[self.job_id].word):
                 self.words.append((time.time(), found[self.job_id].word))
@@ -144,7 +146,7 @@ def lose_a_node(run: Training) -> None:
 
 
 def let_time_pass(run: Training) -> None:
-    wait_for("the job leaves its nodes", lambda: run.words[-1][1] not in ("RUNNING", "PENDING"), within_s=300)
+    wait_for("the job leaves its nodes", lambda: run.words[-1][1] != "RUNNING", within_s=300)
 
 
 @pytest.mark.parametrize(
@@ -245,19 +247,10 @@ def parts_of_way(run: Training, struck_s: float, resumed: dict[str, Any]) -> dic
         "until the group has resumed": resumed["ts"],
         "until the next step": run.events("train_interval", since_s=resumed["ts"])[0]["ts"],
     }
-    before_s, parts = struck_s, {}
-    for part, at_s in marks.items():
-        parts[part], before_s = at_s - before_s, at_s
-    return parts
+    return parts_between(struck_s, marks)
 
 
 def check_history(run: Training) -> None:
-    """Each commit is newer than the one before, each start is at the newest of them, and no image is used twice."""
-    commits = [0]
-    for event in run.events("checkpoint_committed", "resumed"):
-        if event["event"] == "checkpoint_committed":
-            assert event["step"] > commits[-1], "a step was committed twice"
-            commits.append(event["step"])
-        else:
-            assert event["step"] == commits[-1]
+    """Commits and starts follow each other, and no image is used twice in an epoch."""
+    commits = commits_of(run.events("checkpoint_committed", "resumed"))
     assert_each_image_of_each_epoch_once(run.folder.work, steps=commits[-1], world_size=2)

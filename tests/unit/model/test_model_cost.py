@@ -10,11 +10,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from sam3ft_api.training import ModelConfig, OptimConfig, Part, RuntimeConfig, ScratchConfig, TrainingConfig
-from sam3ft_trainer.model import attention, cost
+from sam3ft_trainer.model import attention, cost, tracing
 from sam3ft_trainer.model.checkpointing import PARTS
 from sam3ft_trainer.model.cost import LADDER, MemoryPlan, Workload, plan_memory, trace_step
 from sam3ft_trainer.model.freeze import freeze_parts
 from sam3ft_trainer.model.presets import build_preset, preset_config
+from sam3ft_trainer.model.shape_memo import ShapeMemo
 from sam3ft_trainer.model.tracing import Trace
 from sam3ft_trainer.model.training import TrainingModel
 from sam3ft_trainer.tensors import Predictions
@@ -249,6 +250,29 @@ def test_a_choice_is_kept_even_where_it_does_not_fit(chosen: Any, expected: Any)
     plan = plan_memory(config, preset_config("tiny-nano"), SMALL, device_type="cpu", budget=1)
 
     assert (expected, False) == (plan.checkpointed, plan.fits)
+
+
+class Forgetful(ShapeMemo):
+    def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return func(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("precision", "segmentation", "device", "checkpointed"),
+    [
+        ("fp32", False, "cpu", ()),
+        ("bf16", True, "cuda", ()),
+        ("bf16", True, "cuda", PARTS),
+        ("fp16", False, "cpu", PARTS),
+    ],
+)
+def test_a_step_is_planned_as_without_a_memory_of_shapes(
+    monkeypatch: pytest.MonkeyPatch, precision: str, segmentation: Any, device: str, checkpointed: tuple[Part, ...]
+):
+    config = settings(precision=precision, segmentation=segmentation)
+    remembered = trace(config, device_type=device, checkpointed=checkpointed)
+    monkeypatch.setattr(tracing, "ShapeMemo", Forgetful)
+    assert remembered == trace(config, device_type=device, checkpointed=checkpointed)
 
 
 def test_tracing_leaves_no_trace():

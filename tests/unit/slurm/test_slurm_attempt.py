@@ -211,7 +211,7 @@ def test_checks_that_have_ended_take_no_place_although_nobody_has_asked_for_thei
     plan = plan_of(bench.resource(), folder=bench.folder, settings=SlurmSettings(), environ={})
     other = RunDir(tmp_path / "runs/vision/other-01234567")
     other.create()
-    bench.attempts.checks.of(plan.model_copy(update={"uid": "other"}), other, turn=0)
+    bench.attempts.checks.of(plan.model_copy(update={"uid": "other"}), other, turn=0, asked=None)
     assert 1 == bench.attempts.checks.count
     assert "7" == bench.until(lambda told: told.job_id).job_id
     bench.attempts.checks.end("other")

@@ -4,6 +4,7 @@ A step is traced on shapes (see `tracing`), so that the plan follows the code: f
 one-to-many queries, precision and cached phrases all change it by themselves.
 """
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 from functools import partial
@@ -319,19 +320,27 @@ def plan_memory(
         device_type: "cpu" or "cuda".
         budget: bytes of the device that the process may use.
     """
+    return least_recomputed(
+        trace_step(config, sam3_config, workload, device_type=device_type, checkpointed=parts, budget=budget)
+        for parts in rungs_of(config)
+    )
+
+
+def rungs_of(config: TrainingConfig) -> tuple[tuple[Part, ...], ...]:
+    """Return the sets of parts that `runtime.activation_checkpointing` lets be recomputed, cheapest first."""
     chosen = config.runtime.activation_checkpointing
     if chosen == "auto":
-        rungs = LADDER if budget is not None else LADDER[:1]
-    else:
-        rungs = ((),) if chosen == "none" else (chosen,)
-    plans = (
-        trace_step(config, sam3_config, workload, device_type=device_type, checkpointed=parts, budget=budget)
-        for parts in rungs
-    )
-    plan = next(plans)
-    while not plan.fits:
-        following = next(plans, None)
-        if following is None:
+        return LADDER
+    return ((),) if chosen == "none" else (chosen,)
+
+
+def least_recomputed(plans: Iterable[MemoryPlan]) -> MemoryPlan:
+    """Return the first plan that fits, else the last one; what comes after it is not asked for.
+
+    Args:
+        plans: at least one, cheapest first.
+    """
+    for plan in plans:
+        if plan.fits:
             break
-        plan = following
     return plan

@@ -32,6 +32,10 @@ class _Recipes:
         return made[0] if self.kind is None else self.kind(made)
 
 
+_RUN = _Recipes(None, ())
+"""Stands for a result that must come from the operation itself."""
+
+
 class ShapeMemo:
     """Runs operations, and answers from memory those whose results are new tensors of sizes that are known.
 
@@ -42,19 +46,19 @@ class ShapeMemo:
 
     def __init__(self) -> None:
         """Start with nothing remembered."""
-        self._known: dict[Any, _Recipes | None] = {}
+        self._known: dict[Any, _Recipes] = {}
 
     def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return what `func(*args, **kwargs)` does; `func` is an operator overload, below autograd."""
         try:
             key = (func, _key_of(args), _key_of(tuple(kwargs.items())))
-            is_new = key not in self._known
+            known = self._known.get(key)
         except TypeError:  # an argument on another device, or one that is not hashable
             return func(*args, **kwargs)
-        if not is_new and (recipes := self._known[key]) is not None:
-            return recipes.make()
+        if known is not None and known is not _RUN:
+            return known.make()
         result = func(*args, **kwargs)
-        if is_new:
+        if known is None:
             self._known[key] = _recipes_of(func, args, kwargs, result)
         return result
 
@@ -70,10 +74,10 @@ def _key_of(value: Any) -> Any:
     return type(value), value
 
 
-def _recipes_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> _Recipes | None:
-    """Return how to make such a result; None when it must come from the operation itself."""
+def _recipes_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> _Recipes:
+    """Return how to make such a result, or `_RUN`."""
     if func._schema.is_mutable:  # noqa: SLF001 - as torch's own modes ask
-        return None
+        return _RUN
     kind = type(result) if isinstance(result, list | tuple) else None
     given = {_storage_of(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
     recipes: list[_Recipe | None] = []
@@ -81,22 +85,25 @@ def _recipes_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result
         if output is None:
             recipes.append(None)
             continue
+        recipe = _recipe_of(output)
         # Schemas do not name every view (`_unsafe_view`): the storages are looked at.
-        if not _is_plain(output) or _storage_of(output) in given:
-            return None
+        if recipe is None or _storage_of(output) in given:
+            return _RUN
         given.add(_storage_of(output))
-        recipes.append((tuple(output.shape), output.stride(), output.dtype))
+        recipes.append(recipe)
     return _Recipes(kind, tuple(recipes))
 
 
-def _is_plain(output: Any) -> bool:
-    """Say whether this is a tensor that nothing tells apart from one made anew with its sizes, strides and dtype."""
+def _recipe_of(output: Any) -> _Recipe | None:
+    """Return how to make such a tensor; None where something would tell it apart from one that is made anew."""
     if type(output) is not Tensor or output.device.type != "meta" or output.storage_offset():
-        return False
-    again = _make((tuple(output.shape), output.stride(), output.dtype))
-    same_bytes = output.untyped_storage().nbytes() == again.untyped_storage().nbytes()
-    is_marked = output.is_conj() or bool(output.is_neg()) or output._is_zerotensor()  # noqa: SLF001 - torch has no other
-    return same_bytes and not is_marked
+        return None
+    # torch has no other name for the last one.
+    if output.is_conj() or output.is_neg() or output._is_zerotensor():  # noqa: SLF001
+        return None
+    recipe = (tuple(output.shape), output.stride(), output.dtype)
+    has_its_size = output.untyped_storage().nbytes() == _make(recipe).untyped_storage().nbytes()
+    return recipe if has_its_size else None
 
 
 def _storage_of(tensor: Tensor) -> int:

@@ -12,7 +12,7 @@ from transformers import Sam3Config
 from sam3ft_api.errors import DeviceOutOfMemory
 from sam3ft_api.training import Part, TrainingConfig
 from sam3ft_trainer.data.dataset import CocoDataset
-from sam3ft_trainer.model.cost import LADDER, MemoryPlan, Workload, trace_step
+from sam3ft_trainer.model.cost import MemoryPlan, Workload, least_recomputed, rungs_of, trace_step
 from sam3ft_trainer.run.machine import free_memory_bytes
 from sam3ft_trainer.run.micro_batch import images_per_rank
 
@@ -98,7 +98,7 @@ def lay_out_memory(
     wanted = config.runtime.micro_batch
     if wanted is None and device.type == "cpu":
         share = min(share, CPU_IMAGES_MAX)
-    images, parts, plan = choose_layout(trace, _rungs(config), budget=budget, share=share, wanted=wanted)
+    images, parts, plan = choose_layout(trace, rungs_of(config), budget=budget, share=share, wanted=wanted)
     if not plan.fits:
         raise DeviceOutOfMemory(
             f"a step of {images} image(s) needs {plan.total / GIB:.1f} GiB ({plan.state / GIB:.1f} for weights, "
@@ -139,7 +139,8 @@ def choose_layout(
     """
     trace = cache(trace)
     if wanted is not None:
-        return _least_recomputed(trace, rungs, wanted)
+        plan = least_recomputed(trace(wanted, parts) for parts in rungs)
+        return wanted, plan.checkpointed, plan
     plan = trace(share, rungs[0])
     if plan.fits:
         return share, rungs[0], plan
@@ -158,21 +159,3 @@ def choose_layout(
     images, parts, plan = best
     images = max(1, images)
     return images, parts, plan if images == 1 else trace(images, parts)
-
-
-def _least_recomputed(
-    trace: Tracer, rungs: tuple[tuple[Part, ...], ...], images: int
-) -> tuple[int, tuple[Part, ...], MemoryPlan]:
-    """Return the first rung on which so many images fit, else the last one."""
-    for parts in rungs:
-        plan = trace(images, parts)
-        if plan.fits:
-            break
-    return images, parts, plan
-
-
-def _rungs(config: TrainingConfig) -> tuple[tuple[Part, ...], ...]:
-    chosen = config.runtime.activation_checkpointing
-    if chosen == "auto":
-        return LADDER
-    return ((),) if chosen == "none" else (chosen,)

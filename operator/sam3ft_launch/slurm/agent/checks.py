@@ -73,7 +73,7 @@ class Checks:
             return False
         return self._is_full() or self._pauses(uid)
 
-    def of(self, plan: JobPlan, folder: RunDir, *, turn: int, asked: object = None) -> Termination | None:
+    def of(self, plan: JobPlan, folder: RunDir, *, turn: int, asked: object) -> Termination | None:
         """Return how the check of a run ended; None while it goes on, waits for others to end, or is made again.
 
         Args:
