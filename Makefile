@@ -13,7 +13,7 @@ PYTEST := $(BIN)/python -m pytest
 ARGS ?=
 
 .PHONY: help install components cluster-tools lock demo test test-unit test-operator test-observability dashboard-pictures test-slurm test-soak soak e2e e2e-faults lint format types imports docstrings spelling package \
-	bench-fullsize bench-loop bench-gpu bench-loss bench-upload bench-restore bench-stream bench-operator chart chart-files deploy images clean
+	bench-fullsize bench-plan bench-loop bench-gpu bench-loss bench-upload bench-restore bench-stream bench-operator chart chart-files deploy images clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -108,6 +108,9 @@ deploy: ## install or upgrade charts/sam3ft in your kubeconfig's cluster (NAMESP
 
 bench-fullsize: install ## one training step of the 840 M model at 1008 px on the CPU: memory and FLOPs against the plan
 	@$(BIN)/python -m benchmarks.fullsize $(ARGS)
+
+bench-plan: install ## CPU seconds of planning a step's memory, beside the same without a memory of shapes
+	@$(BIN)/python -m benchmarks.planning $(ARGS)
 
 bench-loop: install ## share of a step that is neither forward, backward nor optimizer; loader images/s/core
 	@$(BIN)/python -m benchmarks.loop $(ARGS)
