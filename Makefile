@@ -60,8 +60,8 @@ test-slurm: install components ## the SLURM backend, on real two-node sites: slu
 e2e: install components ## from helm install to a model that loads, on real nodes, told as a story (root; gigabytes)
 	@$(PYTEST) tests/e2e/test_from_install_to_model.py -m nodes -s -p no:randomly $(ARGS)
 
-e2e-faults: install components ## the same nodes: what clusters do to a run, what people get wrong, an upgrade on the way
-	@$(PYTEST) tests/e2e/test_faults.py tests/e2e/test_mistakes.py tests/e2e/test_upgrade.py -m soak -s -p no:randomly $(ARGS)
+e2e-faults: install components ## the same nodes: how a run begins, what clusters do to it, what people get wrong, an upgrade on the way
+	@$(PYTEST) tests/e2e/test_beginnings.py tests/e2e/test_faults.py tests/e2e/test_mistakes.py tests/e2e/test_upgrade.py -m soak -s -p no:randomly $(ARGS)
 
 soak: install components ## tests whose counts are too large for every change
 	@$(PYTEST) -m soak --timeout=7200 $(ARGS)

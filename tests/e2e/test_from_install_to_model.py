@@ -8,7 +8,6 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from beginning import parts_of_beginning
+from beginning import begin
 from control_plane import find_program, kubectl
-from e2e_site import NAMESPACE, OPERATORS, Site, Story, phase_of, restricted_pod, step_of
+from e2e_site import NAMESPACE, OPERATORS, Site, Story, phase_of, restricted_pod
 from oci_image import PROBE
 from policy_watch import num_dropped
 from striking import Struck
@@ -36,14 +35,7 @@ WORKER = "sam3ft_trainer.run.worker"
 
 def test_from_install_to_a_model_that_loads(installed: Site, story: Story, tmp_path: Path) -> None:
     site = installed
-    site.apply(RUN, steps=STEPS, workers={"warmSpares": True})
-    applied_s = time.time()
-    with Struck(site, RUN).watch() as watch:
-        site.wait(RUN, "both workers train", lambda run: step_of(run) >= 1)
-    first_s = next(moment.stepped_s for moment in watch.moments if moment.step)
-    parts = parts_of_beginning(site.ended_check(RUN), site.pods(RUN, "worker"), applied_s=applied_s, stepped_s=first_s)
-    told = ", ".join(f"{part} {seconds:.1f} s" for part, seconds in parts.items())
-    story(f"from apply to the first step {first_s - applied_s:.1f} s: {told}")
+    begin(site, RUN, steps=STEPS, workers={"warmSpares": True})
     assert 2 == len({pod["spec"]["nodeName"] for pod in site.pods(RUN, "worker")})
     site.wait(RUN, "a checkpoint is in the bucket", lambda run: (run.get("status") or {}).get("checkpoint"))
     check_that_pods_may_do_little(site)

@@ -12,7 +12,6 @@ from sam3ft_api.exit_codes import ExitCode
 from sam3ft_api.files import write_atomically
 from sam3ft_api.plan import JobPlan
 from sam3ft_launch.backend import Capabilities, Handle, Observed, RunState, TransientError
-from sam3ft_launch.folder.last_word import read_progress
 from sam3ft_launch.folder.logs import follow_lines, last_lines
 from sam3ft_launch.folder.rundir import RunDir, others_may_write
 from sam3ft_launch.folder.stop import StopRequest, read_stop_request, write_stop_request
@@ -20,7 +19,7 @@ from sam3ft_launch.slurm.client import SlurmClient
 from sam3ft_launch.slurm.environment import environment_file, job_environment
 from sam3ft_launch.slurm.node_jobs import NodeJobs
 from sam3ft_launch.slurm.node_script import render_node_script
-from sam3ft_launch.slurm.observation import ended, going_on, without_nodes
+from sam3ft_launch.slurm.observation import LOST_AFTER_S, ended, going_on, unseen, without_nodes
 from sam3ft_launch.slurm.record import JobReport, SlurmRecord, read_record, read_report, write
 from sam3ft_launch.slurm.script import is_elastic, render_script
 from sam3ft_launch.slurm.settings import SlurmSettings
@@ -28,8 +27,6 @@ from sam3ft_launch.slurm.states import JobState, JobView
 from sam3ft_launch.slurm.submission import SlurmSubmission
 
 _LOCK_WAIT_S = 60.0
-_LOST_AFTER_S = 60.0
-"""Age of a submission from which a job that the scheduler does not know is lost, and not only not there yet."""
 
 
 @dataclass(slots=True)
@@ -206,7 +203,7 @@ class SlurmBackend:
             folder.slurm_environment(record.attempt).unlink(missing_ok=True)
             return ended(folder, report, report.code)
         if job is None:
-            return _unseen(folder, record)
+            return unseen(folder, record)
         if job.state is JobState.CANCELLED:  # for good: nothing that is cancelled is requeued
             folder.slurm_environment(record.attempt).unlink(missing_ok=True)
         return going_on(folder, report, job, attempt=record.attempt, while_running=without_nodes(folder, record))
@@ -244,8 +241,8 @@ class SlurmBackend:
         if record is None:
             return
         number = record.job_id or self._find(folder, record)
-        others = [job.job_id for job in NodeJobs(folder, self._client).living(record)]
-        numbers = [number, *others] if number else others
+        living = [*self._living(record), *NodeJobs(folder, self._client).living(record)]
+        numbers = {*([number] if number else ()), *(job.job_id for job in living)}
         for job_id in numbers:
             self._client.kill(job_id)
         for job_id in numbers:
@@ -365,9 +362,16 @@ class SlurmBackend:
             return None
         job = self._client.jobs([number]).get(number)
         if job is None:
-            job = self._client.past([number], since_s=record.submitted_unix_s - _LOST_AFTER_S).get(number)
-        # A scheduler that has lost its state counts anew: the number is another's then.
-        return job if job is None or job.name == record.job_name else None
+            job = self._client.past([number], since_s=record.submitted_unix_s - LOST_AFTER_S).get(number)
+        if job is not None and job.name != record.job_name:
+            job = None  # a scheduler that has lost its state counts anew: the number is another's now
+        if job is None or job.state.is_over:
+            return next(iter(self._living(record)), job)
+        return job
+
+    def _living(self, record: SlurmRecord) -> list[JobView]:
+        """Return the attempt's jobs that are not over: somebody may have handed in its script again, by hand."""
+        return [job for job in self._client.named(record.job_name) if not job.state.is_over]
 
     def _wait_until_gone(self, number: str) -> None:
         give_up_s = self._clock() + _LOCK_WAIT_S
@@ -390,11 +394,3 @@ def _require_private(folder: RunDir) -> None:
             f"run folder {folder.root} can be written by others, and its files are run as you; `chmod go-w "
             f"{folder.root}`, or name another folder with --run-dir"
         )
-
-
-def _unseen(folder: RunDir, record: SlurmRecord) -> Observed:
-    """Return the state of an attempt whose job SLURM does not know, and which has said no last word."""
-    if time.time() - record.submitted_unix_s < _LOST_AFTER_S:
-        return Observed(RunState.PENDING)
-    said = "SLURM knows nothing of the job any more; the same command goes on from the newest checkpoint"
-    return Observed(RunState.GONE, reason="JobLost", message=said, progress=read_progress(folder.progress))

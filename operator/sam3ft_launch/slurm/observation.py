@@ -1,5 +1,7 @@
 """What is seen of an attempt, from the job's own report, the trainer's files and the scheduler's word."""
 
+import time
+
 from sam3ft_api.exit_codes import ExitCode
 from sam3ft_launch.backend import Observed, RunState
 from sam3ft_launch.folder.last_word import heartbeat_age_s, read_last_word, read_progress
@@ -8,6 +10,8 @@ from sam3ft_launch.folder.stop import read_stop_request
 from sam3ft_launch.slurm.record import JobReport, SlurmRecord
 from sam3ft_launch.slurm.states import JobState, JobView, sentence
 
+LOST_AFTER_S = 60.0
+"""Age of a submission from which a job that the scheduler does not know is lost, and not only not there yet."""
 _CODES = {
     JobState.OUT_OF_MEMORY: ExitCode.KILLED,
     JobState.CANCELLED: ExitCode.TERMINATED,
@@ -40,6 +44,14 @@ def ended(folder: RunDir, report: JobReport, code: int) -> Observed:
         progress=read_progress(folder.progress),
         restarts=max(0, report.starts - 1),
     )
+
+
+def unseen(folder: RunDir, record: SlurmRecord) -> Observed:
+    """Return the state of an attempt whose job SLURM does not know, and which has said no last word."""
+    if time.time() - record.submitted_unix_s < LOST_AFTER_S:
+        return Observed(RunState.PENDING)
+    said = "SLURM knows nothing of the job any more; the same command goes on from the newest checkpoint"
+    return Observed(RunState.GONE, reason="JobLost", message=said, progress=read_progress(folder.progress))
 
 
 def without_nodes(folder: RunDir, record: SlurmRecord) -> str:

@@ -4,7 +4,6 @@ import datetime as dt
 import fcntl
 import os
 import platform
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,12 +23,17 @@ class Figures:
     """
 
     file: Path
-    _counts: dict[str, Counter[str]] = field(default_factory=dict)
+    _counts: dict[str, dict[str, float]] = field(default_factory=dict)
     _seeds: dict[str, list[str]] = field(default_factory=dict)
 
-    def add(self, figure: str, *, seed: object, **counts: int) -> None:
-        """Add the counts of one case to a figure; names with underscores are written with spaces."""
-        self._counts.setdefault(figure, Counter({"cases": 0})).update({"cases": 1, **counts})
+    def add(self, figure: str, *, seed: object, **counts: float) -> None:
+        """Add the counts of one case to a figure; names with underscores are written with spaces.
+
+        A count that is a float, such as seconds, is written to a tenth.
+        """
+        sums = self._counts.setdefault(figure, {})
+        for name, count in {"cases": 1, **counts}.items():
+            sums[name] = sums.get(name, 0) + count
         self._seeds.setdefault(figure, []).append(str(seed))
 
     def write(self, *, now: dt.datetime, machine: str) -> list[str]:
@@ -99,5 +103,8 @@ def _seeds(seeds: list[str]) -> str:
     return seeds[0] if len(seeds) == 1 else f"{seeds[0]} .. {seeds[-1]}"
 
 
-def _words(counts: Counter[str]) -> str:
-    return ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items())
+def _words(counts: Mapping[str, float]) -> str:
+    return ", ".join(
+        f"{count:{',.1f' if isinstance(count, float) else ','}} {name.replace('_', ' ')}"
+        for name, count in counts.items()
+    )

@@ -185,8 +185,8 @@ def test_a_run_that_leaves_its_nodes_goes_on_where_it_was(
 
     assert again <= most_again
     check_history(run)
-    tenths = {f"tenths_of_s_{part.replace(' ', '_')}": round(10 * seconds) for part, seconds in parts.items()}
-    figures.add(f"way back of a run on SLURM: {name}", seed="none", steps_done_again=again, **tenths)
+    by_part = {f"s {part}": seconds for part, seconds in parts.items()}
+    figures.add(f"way back of a run on SLURM: {name}", seed="none", steps_done_again=again, **by_part)
 
 
 def restart_controller(run: Training) -> None:
@@ -230,9 +230,7 @@ def test_what_only_the_scheduler_suffers_costs_a_run_no_step(
 
     assert [] == run.events("resumed")
     check_history(run)
-    figures.add(
-        f"way back of a run on SLURM: {name}", seed="none", most_tenths_of_s_without_a_step=round(10 * longest_s)
-    )
+    figures.add(f"way back of a run on SLURM: {name}", seed="none", s_without_a_step_at_most=longest_s)
 
 
 def parts_of_way(run: Training, struck_s: float, resumed: dict[str, Any]) -> dict[str, float]:

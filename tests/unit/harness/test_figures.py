@@ -23,6 +23,15 @@ def test_cases_of_a_figure_become_one_row_with_sums_and_seeds(tmp_path: Path):
     assert [HEADING, "", *TABLE, *rows] == (tmp_path / "benchmarks.md").read_text().splitlines()
 
 
+def test_seconds_are_written_to_a_tenth(tmp_path: Path):
+    figures = Figures(tmp_path / "benchmarks.md")
+    figures.add("a way back", seed="none", steps_done_again=0, **{"s until it runs": 1.44})
+
+    (row,) = figures.write(now=NOW, machine="m")
+
+    assert "| 1 cases, 0 steps done again, 1.4 s until it runs |" in row
+
+
 def test_rows_are_put_behind_the_last_one_and_the_rest_stays(tmp_path: Path):
     file = tmp_path / "benchmarks.md"
     file.write_text("\n".join(["# Figures", "", HEADING, "", "Words.", "", *TABLE, "| old |", "", "## Last", "", "x"]))
