@@ -1,7 +1,8 @@
 """What launchers and the coordinator say to each other: one JSON object a line, over one connection per launcher.
 
 Every message carries `v` (protocol version) and `type`. Reading is strict: unknown keys, wrong types, unknown versions,
-non-finite numbers and lines beyond `MAX_LINE_BYTES` raise `MalformedMessage`, and a reader closes the connection.
+non-finite numbers and lines beyond `MAX_LINE_BYTES` raise `MalformedMessage`, and a reader closes the connection. Only
+inside of `progress`, which is told and never obeyed, unknown keys are left out: a later version may have more figures.
 No value that was read is ever quoted in an error, because a line may hold the attempt's token.
 
     launcher to coordinator   hello, hb, down, ready, verdict, leave, done

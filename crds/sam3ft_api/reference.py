@@ -75,7 +75,8 @@ def api_page() -> str:
     lines += [
         "# Messages between launcher and coordinator",
         "",
-        "One JSON object a line, strict: unknown keys, wrong types and other versions end the connection.",
+        "One JSON object a line, strict: unknown keys, wrong types and other versions end the connection. Only inside",
+        "of `progress`, which is told and never obeyed, unknown keys are left out: a later version may have more.",
         "",
     ]
     directions = (

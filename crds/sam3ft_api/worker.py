@@ -94,6 +94,16 @@ class _Message(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+class _Report(_Message):
+    """What is only told and never obeyed.
+
+    Keys that a later version adds are left out: after a rollback an older coordinator hears from newer workers, and a
+    figure it does not know must not cost the run its connection.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+
 class FlagKind(StrEnum):
     """What the launcher asks of its workers."""
 
@@ -142,7 +152,7 @@ def step_or_none(value: int | None) -> int | None:
     return value if value is not None and 0 <= value <= limits.MAX_STEP else None
 
 
-class StepTimes(_Message):
+class StepTimes(_Report):
     """How long the steps of rank 0's process took, evaluations and saves between them left out; a histogram.
 
     Attributes:
@@ -157,7 +167,7 @@ class StepTimes(_Message):
     total_s: Annotated[float, Field(ge=0)]
 
 
-class RankFigures(_Message):
+class RankFigures(_Report):
     """What one rank did with its time over the last log interval, in seconds a step, and its memory.
 
     Attributes:
@@ -186,7 +196,7 @@ class RankFigures(_Message):
     gpu_celsius: Measure = None
 
 
-class SinkFigures(_Message):
+class SinkFigures(_Report):
     """What became of the values for one sink of curves, since this process began.
 
     Attributes:
@@ -198,7 +208,7 @@ class SinkFigures(_Message):
     lost: Annotated[int, Field(ge=0)] = 0
 
 
-class StepFigures(_Message):
+class StepFigures(_Report):
     """What is worth a curve beyond `Progress`; counts and sums begin anew with each process of rank 0.
 
     Attributes:
@@ -234,7 +244,7 @@ class StepFigures(_Message):
         return self
 
 
-class Progress(_Message):
+class Progress(_Report):
     """How far the run is; written by rank 0 at most once a second and at every change of state.
 
     Attributes:

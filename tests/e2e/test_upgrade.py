@@ -11,6 +11,7 @@ from builders import Builder
 from e2e_site import BASES, OPERATORS, ROOT, Site, phase_of, step_of
 from waiting import wait_until
 
+from images import NOT_PUBLISHED
 from sam3ft_api import names
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(2400)]
@@ -22,16 +23,22 @@ GONE_WITHIN_S = 60
 
 @pytest.fixture(scope="module")
 def earlier(site: Site, builder: Builder, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """The earlier chart, and values with the operator's image of that commit."""
+    """The earlier chart, and values with both images of that commit: a release brings them together."""
     folder = tmp_path_factory.mktemp("earlier")
     archive = subprocess.run(["git", "archive", EARLIER], cwd=ROOT, capture_output=True, check=False)
     assert 0 == archive.returncode, f"the history has no {EARLIER}; fetch it: {archive.stderr.decode()}"
     subprocess.run(["tar", "-x"], cwd=folder, input=archive.stdout, check=True)
-    words = ["build", "operator", "--prefix", "localhost/sam3ft-earlier", *BASES]
-    subprocess.run([sys.executable, str(folder / "tools/images/images.py"), *words], check=True, env=builder.environ)
-    repository, tag = site.copy(builder, "localhost/sam3ft-earlier/operator:dev", "operator", "earlier")
-    site.story(f"the operator of {EARLIER[:10]} is built and pushed")
-    return folder / "charts" / "sam3ft", {"image": {"repository": repository, "tag": tag}}
+    values = {}
+    for name, value, more in (("operator", "image", ()), ("trainer", "trainerImage", ("--variant", NOT_PUBLISHED))):
+        words = ["build", name, "--prefix", "localhost/sam3ft-earlier", *BASES, *more]
+        subprocess.run(
+            [sys.executable, str(folder / "tools/images/images.py"), *words], check=True, env=builder.environ
+        )
+        tag = f"dev-{NOT_PUBLISHED}" if more else "dev"
+        repository, _ = site.copy(builder, f"localhost/sam3ft-earlier/{name}:{tag}", name, "earlier")
+        values[value] = {"repository": repository, "tag": "earlier"}
+    site.story(f"the images of {EARLIER[:10]} are built and pushed")
+    return folder / "charts" / "sam3ft", values
 
 
 @pytest.fixture(scope="module")

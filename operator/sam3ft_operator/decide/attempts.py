@@ -3,10 +3,10 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sam3ft_api.status import AttemptStatus, BudgetStatus, ExportStatus, Phase
+from sam3ft_api.status import AttemptStatus, BudgetStatus, ConditionType, ExportStatus, Phase
 from sam3ft_operator.decide import ledger
 from sam3ft_operator.decide.budget import add_counted, add_ends, counted_within, exhaustion
-from sam3ft_operator.decide.course import Course
+from sam3ft_operator.decide.course import Claim, Course
 from sam3ft_operator.decide.ends import PodEnd, Weight, end_of_group, end_of_job
 from sam3ft_operator.decide.look import Look
 from sam3ft_operator.decide.mend import missing, remove_older, written_off
@@ -217,7 +217,25 @@ def _going_on(look: Look, ends: tuple[PodEnd, ...], changes: dict[str, Any]) -> 
     return replace(
         course,
         changes=changes,
+        claims=(*_not_made_good(look, ends), *course.claims),
         notes=notes,
         actions=(*remove_older(look), *missing(look), *scale_actions(look), *written_off(look)),
         requeue_s=min(LOOK_AGAIN_S, course.requeue_s) if course.requeue_s is not None else LOOK_AGAIN_S,
     )
+
+
+def _not_made_good(look: Look, ends: tuple[PodEnd, ...]) -> tuple[Claim, ...]:
+    """Claim that the run is degraded by its newest counted end, until a step has been finished after that.
+
+    Where the clocks of nodes disagree, it is forgotten with the window of the failure policy.
+    """
+    last = next((end for end in reversed(ends) if end.weight is Weight.COUNTED), None)
+    if last is None or look.now_s - last.at_s > look.spec.failure_policy.window_seconds:
+        return ()
+    told, known = look.group.progress if look.group is not None else None, look.status.progress
+    newest_s = max(
+        (told.last_step_unix_s or 0.0) if told is not None else 0.0,
+        known.last_step_time.timestamp() if known is not None and known.last_step_time is not None else 0.0,
+    )
+    has_stepped = newest_s > last.at_s + 1.0  # the kubelet writes whole seconds
+    return () if has_stepped else (Claim(ConditionType.DEGRADED, "True", last.reason, last.message),)

@@ -118,7 +118,9 @@ def _decision(look: Look, course: Course) -> Decision:
     changes["summary"] = summary(look, course.phase, course.message, changes)
     changes["conditions"] = conditions(status.conditions, course, generation=look.resource.generation, now_s=look.now_s)
     updated = status.model_copy(update=changes)
-    return Decision(updated, course.actions, (*course.notes, *news(status, updated)), course.requeue_s)
+    said = {(note.type, note.reason) for note in course.notes}  # by what decided, with what it knows
+    more = (note for note in news(status, updated) if (note.type, note.reason) not in said)
+    return Decision(updated, course.actions, (*course.notes, *more), course.requeue_s)
 
 
 def _refusal(resource: Resource, *, now_s: float) -> Decision:

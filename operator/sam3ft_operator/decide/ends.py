@@ -68,6 +68,8 @@ def end_of(pod: PodView) -> PodEnd | None:
     message = cut(said or _known(pod, code), 1024)
     if rule.advice not in message:
         message = f"{message} {rule.advice}" if message else rule.advice
+    if reason == OUT_OF_HOST_MEMORY:
+        message = f"{cut(message, 800).rstrip('. ')}; raise workers.resources.memory."
     detail = cut(word.traceback, 3000) if word is not None else ""
     failure = FirstFailure(
         rank=rank_or_none(word.rank) if word is not None else None,
@@ -135,5 +137,5 @@ def _judge(pod: PodView, code: int) -> tuple[Weight, str]:
 def _known(pod: PodView, code: int) -> str:
     where = f" on node {pod.node}" if pod.node else ""
     if pod.reason == "OOMKilled":
-        return f"Pod {pod.name}{where} was killed for lack of host memory; raise workers.resources.memory."
+        return f"Pod {pod.name}{where} was killed for lack of host memory."
     return f"Pod {pod.name}{where} ended with {code} ({pod.reason or rule_for(code).reason}) and left no last word."

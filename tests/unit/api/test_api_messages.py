@@ -28,7 +28,7 @@ from sam3ft_api.messages import (
     decode_from_launcher,
     encode,
 )
-from sam3ft_api.worker import Progress
+from sam3ft_api.worker import STEP_BOUNDS_S, Progress
 
 TOKEN = "0123456789abcdef" * 4
 HELLO = Hello(
@@ -105,6 +105,20 @@ def test_a_malformed_line_is_named_by_its_field(wire: bytes, words: str) -> None
         decode_from_launcher(wire)
 
     assert words in str(caught.value)
+
+
+def test_figures_of_a_later_version_are_left_out_and_end_no_connection() -> None:
+    steps = {"counts": [0] * (len(STEP_BOUNDS_S) + 1), "total_s": 0.0, "later": 1}
+    figures = {"grad_norm": 1.5, "steps": steps, "ranks": [{"rank": 0, "later": 1}], "later": {"a": 1}}
+    told = {"state": "training", "step": 3, "total_steps": 9, "figures": figures, "later": 1}
+
+    heartbeat = decode_from_launcher(line(type="hb", seq=1, progress=told))
+
+    assert isinstance(heartbeat, messages.Heartbeat)
+    assert heartbeat.progress is not None
+    assert heartbeat.progress.figures is not None
+    assert (3, 1.5) == (heartbeat.progress.step, heartbeat.progress.figures.grad_norm)
+    assert b"later" not in encode(heartbeat)
 
 
 def test_a_refused_hello_never_shows_its_token() -> None:

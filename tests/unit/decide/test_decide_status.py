@@ -86,6 +86,43 @@ def test_a_trouble_is_told_when_it_comes_and_not_while_it_lasts() -> None:
     assert ["Unschedulable"] == told(run)
 
 
+def test_a_failure_that_is_made_good_degrades_the_run_until_its_next_step() -> None:
+    run = running()
+    told(run)
+    run.wait(100)
+    dead = failed_pod(1, 0, 137, word=False, reason="OOMKilled", at_s=run.now_s)
+    run.has(pods=(dead, pod(1, 1), coordinator(1)), group=group(1, state="waiting", ready_nodes=0))
+    for _ in range(3):
+        run.look()
+        run.wait(10)
+    status, reason, message = run.condition(ConditionType.DEGRADED)
+    assert ("True", "HostOutOfMemory") == (status, reason)
+    assert message.endswith("; raise workers.resources.memory.")
+    assert ["HostOutOfMemory"] == told(run)
+    run.has(pods=(dead, pod(1, 0, name="again"), pod(1, 1), coordinator(1)), group=group(1))
+    run.look()
+    assert (Phase.RUNNING, "True") == (run.status.phase, run.condition(ConditionType.DEGRADED)[0])
+    stepped = group(1).progress.model_copy(update={"last_step_unix_s": run.now_s, "step": 101})
+    run.has(group=group(1, progress=stepped))
+    run.look()
+    assert "False" == run.condition(ConditionType.DEGRADED)[0]
+    run.has(group=None)
+    run.look()
+    assert "False" == run.condition(ConditionType.DEGRADED)[0], "what was made good stays so"
+
+
+def test_a_failure_of_an_hour_ago_is_forgotten_whatever_the_clocks_of_nodes_say() -> None:
+    run = running()
+    run.wait(100)
+    dead = failed_pod(1, 0, 137, word=False, at_s=run.now_s)
+    run.has(pods=(dead, pod(1, 1), coordinator(1)))
+    run.look()
+    assert "True" == run.condition(ConditionType.DEGRADED)[0]
+    run.wait(3601)
+    run.look()
+    assert "False" == run.condition(ConditionType.DEGRADED)[0]
+
+
 def test_a_run_that_trains_with_fewer_nodes_says_what_the_others_wait_for() -> None:
     run = running()
     stuck = pod(1, 1, phase="Pending", is_ready=False, node="", unschedulable="0/4 nodes are free")
