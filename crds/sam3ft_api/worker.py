@@ -6,7 +6,7 @@ All files are replaced atomically (written beside, then renamed), so a reader ne
 
 import math
 from enum import StrEnum
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -51,6 +51,7 @@ ENV_CACHE_DIR = "SAM3FT_CACHE_DIR"
 """Folder on this node that outlives a worker, shared by the workers of the node: images, data indexes, and a copy of
 the newest commit. Without it nothing is cached."""
 
+_SINKS = frozenset(get_args(SinkName))
 PROGRESS_FILE = "progress.json"
 """Name, inside the work folder, of the file in which rank 0 keeps its `Progress`."""
 
@@ -97,8 +98,8 @@ class _Message(BaseModel):
 class _Report(_Message):
     """What is only told and never obeyed.
 
-    Keys that a later version adds are left out: after a rollback an older coordinator hears from newer workers, and a
-    figure it does not know must not cost the run its connection.
+    What a later version adds is left out, keys, sinks and intervals: after a rollback an older coordinator hears from
+    newer workers, and a figure it does not know must not cost the run its connection.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -150,6 +151,17 @@ class WorkerResult(_Message):
 def step_or_none(value: int | None) -> int | None:
     """Return an optimizer step that a status may hold; None for what is no step."""
     return value if value is not None and 0 <= value <= limits.MAX_STEP else None
+
+
+def _known_sinks(value: Any) -> Any:
+    return {name: told for name, told in value.items() if name in _SINKS} if isinstance(value, dict) else value
+
+
+def _in_our_intervals(value: Any) -> Any:
+    """Leave out step times whose intervals are another version's: they cannot be told apart from ours."""
+    counts = value.get("counts") if isinstance(value, dict) else None
+    is_others = isinstance(counts, list | tuple) and len(counts) != len(STEP_BOUNDS_S) + 1
+    return None if is_others else value
 
 
 class StepTimes(_Report):
@@ -229,13 +241,13 @@ class StepFigures(_Report):
     grad_norm: Measure = None
     losses: Metrics = {}
     scores: Metrics = {}
-    steps: StepTimes | None = None
+    steps: Annotated[StepTimes | None, BeforeValidator(_in_our_intervals)] = None
     data_wait_s: Measure = None
     flops_share: Measure = None
     save_s: Measure = None
     save_bytes: int | None = None
     ranks: Annotated[tuple[RankFigures, ...], Field(max_length=limits.MAX_RANKS_SHOWN)] = ()
-    sinks: dict[SinkName, SinkFigures] = {}
+    sinks: Annotated[dict[SinkName, SinkFigures], BeforeValidator(_known_sinks)] = {}
 
     @model_validator(mode="after")
     def _a_rank_appears_once(self) -> Self:

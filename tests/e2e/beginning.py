@@ -51,13 +51,16 @@ def parts_of_beginning(
     (ended,) = (it["state"]["terminated"] for it in check["status"]["containerStatuses"])
     running = [it["state"]["running"] for pod in workers for it in pod["status"]["containerStatuses"]]
     started_s = max(seconds_of(it["startedAt"]) for it in running)
-    formed_s = next(it.at_s for it in moments if len(it.members) == len(workers))
+    formed_s = next((it.at_s for it in moments if len(it.members) == len(workers)), None)
+    stepped_s = next((it.stepped_s for it in moments if it.step), None)
+    assert formed_s is not None, "nobody has asked the coordinator while the group stood"
+    assert stepped_s is not None, "nobody has asked the coordinator after the first step"
     marks = {
-        "until the check starts": seconds_of(ended["startedAt"]),
+        "until the check starts": max(applied_s, seconds_of(ended["startedAt"])),
         "check": seconds_of(ended["finishedAt"]),
         "until all workers' pods start": started_s,
         "until the group is formed": max(started_s, formed_s),
-        "until the first step": next(it.stepped_s for it in moments if it.step),
+        "until the first step": stepped_s,
     }
     return parts_between(applied_s, marks)
 

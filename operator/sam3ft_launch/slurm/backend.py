@@ -20,6 +20,7 @@ from sam3ft_launch.slurm.environment import environment_file, job_environment
 from sam3ft_launch.slurm.node_jobs import NodeJobs
 from sam3ft_launch.slurm.node_script import render_node_script
 from sam3ft_launch.slurm.observation import LOST_AFTER_S, ended, going_on, unseen, without_nodes
+from sam3ft_launch.slurm.own_job import claimant, job_number
 from sam3ft_launch.slurm.record import JobReport, SlurmRecord, read_record, read_report, write
 from sam3ft_launch.slurm.script import is_elastic, render_script
 from sam3ft_launch.slurm.settings import SlurmSettings
@@ -240,7 +241,7 @@ class SlurmBackend:
         record, folder = self._own_record(handle), RunDir(Path(handle.location))
         if record is None:
             return
-        number = record.job_id or self._find(folder, record)
+        number = job_number(folder, record)
         living = [*self._living(record), *NodeJobs(folder, self._client).living(record)]
         numbers = {*([number] if number else ()), *(job.job_id for job in living)}
         for job_id in numbers:
@@ -311,20 +312,15 @@ class SlurmBackend:
     def _require_over(self, folder: RunDir, record: SlurmRecord) -> None:
         earlier = Handle(self.name, record.uid, record.attempt, str(folder.root))
         if not self.observe(earlier).state.is_terminal:
+            number = job_number(folder, record)
             raise Fenced(
-                f"run folder {folder.root} is driven by job {record.job_id}; follow it with `sam3ft logs -f "
-                f"{folder.root}`, or stop it with `sam3ft cancel {folder.root}`"
+                f"run folder {folder.root} is driven by job {number}; follow it with `sam3ft logs -f {folder.root}`, "
+                f"or stop it with `sam3ft cancel {folder.root}`"
             )
 
     def _find(self, folder: RunDir, record: SlurmRecord) -> str:
         """Return the number of the attempt's job, wherever it has left a trace; empty when there is none."""
-        try:
-            number = folder.slurm_owner(record.job_name).read_text(encoding="ascii").strip()
-        except FileNotFoundError:
-            number = ""
-        except OSError as error:
-            raise TransientError(f"{error.filename}: {error.strerror}") from error
-        return number or next((job.job_id for job in self._client.named(record.job_name)), "")
+        return claimant(folder, record) or next((job.job_id for job in self._client.named(record.job_name)), "")
 
     def _own_record(self, handle: Handle) -> SlurmRecord | None:
         try:
@@ -348,7 +344,7 @@ class SlurmBackend:
         if look is not None and self._clock() - look.at_s < self._settings.poll_s:
             return look
         try:
-            job = self._ask(record.job_id or self._find(folder, record), record)
+            job = self._ask(folder, record)
         except TransientError:
             if look is None:
                 raise
@@ -357,7 +353,9 @@ class SlurmBackend:
         self._looks[record.job_name] = _Look(self._clock(), job)
         return self._looks[record.job_name]
 
-    def _ask(self, number: str, record: SlurmRecord) -> JobView | None:
+    def _ask(self, folder: RunDir, record: SlurmRecord) -> JobView | None:
+        owner = claimant(folder, record)
+        number = owner or record.job_id or self._find(folder, record)
         if not number:
             return None
         job = self._client.jobs([number]).get(number)
@@ -365,13 +363,14 @@ class SlurmBackend:
             job = self._client.past([number], since_s=record.submitted_unix_s - LOST_AFTER_S).get(number)
         if job is not None and job.name != record.job_name:
             job = None  # a scheduler that has lost its state counts anew: the number is another's now
-        if job is None or job.state.is_over:
+        if not owner and (job is None or job.state.is_over):
             return next(iter(self._living(record)), job)
         return job
 
     def _living(self, record: SlurmRecord) -> list[JobView]:
-        """Return the attempt's jobs that are not over: somebody may have handed in its script again, by hand."""
-        return [job for job in self._client.named(record.job_name) if not job.state.is_over]
+        """Return the attempt's jobs that are not over, those that run first: its script can be handed in by hand."""
+        living = [job for job in self._client.named(record.job_name) if not job.state.is_over]
+        return sorted(living, key=lambda job: job.state is not JobState.RUNNING)
 
     def _wait_until_gone(self, number: str) -> None:
         give_up_s = self._clock() + _LOCK_WAIT_S

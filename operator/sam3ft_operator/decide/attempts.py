@@ -3,14 +3,15 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sam3ft_api.status import AttemptStatus, BudgetStatus, ConditionType, ExportStatus, Phase
+from sam3ft_api.status import AttemptStatus, BudgetStatus, ExportStatus, Phase
 from sam3ft_operator.decide import ledger
 from sam3ft_operator.decide.budget import add_counted, add_ends, counted_within, exhaustion
-from sam3ft_operator.decide.course import Claim, Course
+from sam3ft_operator.decide.course import Course
 from sam3ft_operator.decide.ends import PodEnd, Weight, end_of_group, end_of_job
 from sam3ft_operator.decide.look import Look
 from sam3ft_operator.decide.mend import missing, remove_older, written_off
 from sam3ft_operator.decide.nodes import NO_NODE_LEFT, PATIENCE_S, excluded_nodes, finds_none
+from sam3ft_operator.decide.recovery import recovers
 from sam3ft_operator.decide.scale import scale_actions
 from sam3ft_operator.decide.stall import stalled_for
 from sam3ft_operator.decide.standing import standing
@@ -158,7 +159,9 @@ def _rolled(look: Look, ends: tuple[PodEnd, ...], changes: dict[str, Any]) -> Co
         return replace(spent, changes={**spent.changes, "attempts": closed["attempts"]})
     message = cut(f"{roll.why}; a fresh attempt goes on from the newest commit.", 1024)
     note = Note("Warning", roll.reason, message)
-    return Course(Phase.RESTARTING, roll.reason, message, changes=closed, notes=(note,), requeue_s=0.0)
+    is_counted = roll.is_counted or "restarts" in changes
+    claims = recovers(look, (roll.reason, message) if is_counted else None)
+    return Course(Phase.RESTARTING, roll.reason, message, changes=closed, claims=claims, notes=(note,), requeue_s=0.0)
 
 
 def _counting_one_more(attempts: tuple[AttemptStatus, ...]) -> tuple[AttemptStatus, ...]:
@@ -176,6 +179,7 @@ def _between(look: Look) -> Course:
             phase,
             "CleaningUp",
             "Pods of the attempt before are ended.",
+            claims=recovers(look),
             actions=(*remove_older(look), *written_off(look)),
             requeue_s=LOOK_AGAIN_S,
         )
@@ -183,7 +187,7 @@ def _between(look: Look) -> Course:
     if left_s > 0:
         stuck = (look.status.budget or BudgetStatus()).without_progress
         message = f"The next attempt begins after a pause of {span(pause_s(stuck))}."
-        return Course(phase, "BackOff", message, requeue_s=left_s)
+        return Course(phase, "BackOff", message, claims=recovers(look), requeue_s=left_s)
     changes = ledger.opened(look)
     number, nodes, avoided = changes["attempts"][-1].n, look.spec.workers.nodes, excluded_nodes(look)
     message = f"Attempt {number} starts with {nodes} node{'s' if nodes > 1 else ''}."
@@ -192,7 +196,8 @@ def _between(look: Look) -> Course:
     if avoided:
         text = f"Attempt {number} avoids {', '.join(avoided)}: the run has failed there again and again."
         notes.append(Note("Warning", "NodesAvoided", cut(text, 1024)))
-    return Course(phase, "Starting", message, changes=changes, notes=tuple(notes), requeue_s=0.0)
+    claims = recovers(look)
+    return Course(phase, "Starting", message, changes=changes, claims=claims, notes=tuple(notes), requeue_s=0.0)
 
 
 def pause_left_s(look: Look) -> float:
@@ -207,35 +212,18 @@ def pause_left_s(look: Look) -> float:
 def _going_on(look: Look, ends: tuple[PodEnd, ...], changes: dict[str, Any]) -> Course:
     """The attempt is open: make what is missing of it, mend what is broken, and say how far it is."""
     course = standing(look)
-    notes = course.notes
+    notes, newest = course.notes, None
     if "restarts" in changes:
         last = next(end for end in reversed(ends) if end.weight is Weight.COUNTED)
         policy = look.spec.failure_policy
         used = counted_within(changes["budget"], window_s=policy.window_seconds, now_s=look.now_s)
         text = f"{last.message} Restart {used} of {policy.max_restarts} within {span(policy.window_seconds)}."
-        notes = (*notes, Note("Warning", last.reason, cut(text, 1024)))
+        notes, newest = (*notes, Note("Warning", last.reason, cut(text, 1024))), (last.reason, last.message)
     return replace(
         course,
         changes=changes,
-        claims=(*_not_made_good(look, ends), *course.claims),
+        claims=(*recovers(look, newest), *course.claims),
         notes=notes,
         actions=(*remove_older(look), *missing(look), *scale_actions(look), *written_off(look)),
         requeue_s=min(LOOK_AGAIN_S, course.requeue_s) if course.requeue_s is not None else LOOK_AGAIN_S,
     )
-
-
-def _not_made_good(look: Look, ends: tuple[PodEnd, ...]) -> tuple[Claim, ...]:
-    """Claim that the run is degraded by its newest counted end, until a step has been finished after that.
-
-    Where the clocks of nodes disagree, it is forgotten with the window of the failure policy.
-    """
-    last = next((end for end in reversed(ends) if end.weight is Weight.COUNTED), None)
-    if last is None or look.now_s - last.at_s > look.spec.failure_policy.window_seconds:
-        return ()
-    told, known = look.group.progress if look.group is not None else None, look.status.progress
-    newest_s = max(
-        (told.last_step_unix_s or 0.0) if told is not None else 0.0,
-        known.last_step_time.timestamp() if known is not None and known.last_step_time is not None else 0.0,
-    )
-    has_stepped = newest_s > last.at_s + 1.0  # the kubelet writes whole seconds
-    return () if has_stepped else (Claim(ConditionType.DEGRADED, "True", last.reason, last.message),)

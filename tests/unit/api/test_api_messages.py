@@ -121,6 +121,22 @@ def test_figures_of_a_later_version_are_left_out_and_end_no_connection() -> None
     assert b"later" not in encode(heartbeat)
 
 
+def test_sinks_and_intervals_of_a_later_version_are_left_out() -> None:
+    sent = {"sent": 1, "lost": 0}
+    figures = {
+        "steps": {"counts": [0] * (len(STEP_BOUNDS_S) + 2), "total_s": 0.0},
+        "sinks": {"later": sent, "otlp": sent},
+    }
+    told = {"state": "training", "step": 3, "total_steps": 9, "figures": figures}
+
+    heartbeat = decode_from_launcher(line(type="hb", seq=1, progress=told))
+
+    assert isinstance(heartbeat, messages.Heartbeat)
+    assert heartbeat.progress is not None
+    assert heartbeat.progress.figures is not None
+    assert (None, ["otlp"]) == (heartbeat.progress.figures.steps, list(heartbeat.progress.figures.sinks))
+
+
 def test_a_refused_hello_never_shows_its_token() -> None:
     wire = encode(HELLO).replace(b'"slot":0', b'"slot":"0"')
 

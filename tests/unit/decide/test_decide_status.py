@@ -27,6 +27,7 @@ from sam3ft_api.status import ConditionType, Phase
 from sam3ft_api.termination import Termination
 from sam3ft_api.worker import Progress
 from sam3ft_operator.decide import is_worth_writing
+from sam3ft_operator.decide.attempts import MOST_ENDS
 from sam3ft_operator.decision import Ensure, Part
 
 
@@ -109,6 +110,50 @@ def test_a_failure_that_is_made_good_degrades_the_run_until_its_next_step() -> N
     run.has(group=None)
     run.look()
     assert "False" == run.condition(ConditionType.DEGRADED)[0], "what was made good stays so"
+
+
+def test_a_fresh_attempt_stays_degraded_by_what_ended_the_one_before_until_its_first_step() -> None:
+    run = running()
+    waits = group(1, state="waiting", ready_nodes=0)
+    for count in range(1, MOST_ENDS + 1):
+        run.wait(100)
+        dead = tuple(
+            failed_pod(1, 0, 137, word=False, reason="OOMKilled", at_s=run.now_s - 100 * k) for k in range(count)
+        )
+        run.has(pods=(*dead, pod(1, 1), coordinator(1)), group=waits)
+        run.look()
+        assert ("True", "HostOutOfMemory") == run.condition(ConditionType.DEGRADED)[:2]
+    assert 1 == run.status.attempts[-1].n
+    assert run.status.attempts[-1].finished is not None
+    told(run)
+    run.has(jobs=(), pods=(), group=None)
+    for _ in range(5):
+        run.look()
+        run.wait(20)
+        assert ("True", "HostOutOfMemory") == run.condition(ConditionType.DEGRADED)[:2]
+    assert 2 == run.status.attempts[-1].n
+    stepped = group(2).progress.model_copy(update={"last_step_unix_s": run.now_s, "step": 101})
+    run.has(jobs=(job(2),), pods=(pod(2, 0), pod(2, 1), coordinator(2)), group=group(2, progress=stepped))
+    run.look()
+    assert "False" == run.condition(ConditionType.DEGRADED)[0]
+    assert "HostOutOfMemory" not in told(run)
+
+
+def test_one_death_is_told_once_also_when_another_trouble_comes_between() -> None:
+    run = running()
+    told(run)
+    run.wait(100)
+    dead = failed_pod(1, 0, 137, word=False, at_s=run.now_s)
+    run.has(pods=(dead, pod(1, 1), coordinator(1)), group=group(1, state="waiting", ready_nodes=0))
+    run.look()
+    stuck = pod(1, 0, name="again", phase="Pending", is_ready=False, node="", unschedulable="0/4 nodes are free")
+    run.has(pods=(dead, stuck, pod(1, 1), coordinator(1)))
+    run.wait(30)
+    run.look()
+    assert "Unschedulable" == run.condition(ConditionType.DEGRADED)[1]
+    run.has(pods=(dead, pod(1, 0, name="again"), pod(1, 1), coordinator(1)))
+    run.look()
+    assert ["Killed", "Unschedulable"] == told(run)
 
 
 def test_a_failure_of_an_hour_ago_is_forgotten_whatever_the_clocks_of_nodes_say() -> None:

@@ -107,7 +107,13 @@ class RunReporter:
             sys.stdout.flush()
 
     def progress(self, *, force: bool = False, **changes: Any) -> None:
-        """Merge `changes` and write the file if a second has passed, the state has changed or `force` is set."""
+        """Merge `changes` and write the file if a second has passed, the state has changed or `force` is set.
+
+        Raises:
+            TypeError: `Progress` has no such field; read back, it would be left out without a word.
+        """
+        if unknown := changes.keys() - Progress.model_fields.keys():
+            raise TypeError(f"Progress has no {', '.join(sorted(unknown))}")
         is_new_state = changes.get("state", self._progress["state"]) != self._progress["state"]
         self._progress |= changes
         self._tell_sinks()

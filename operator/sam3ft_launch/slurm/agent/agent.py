@@ -23,6 +23,7 @@ from sam3ft_launch.slurm.agent.folders import OwnerNote, claim, folder_of, noted
 from sam3ft_launch.slurm.agent.kept_logs import KeptLogs
 from sam3ft_launch.slurm.agent.scheduler import TickClient, Unconfirmed
 from sam3ft_launch.slurm.agent.wanted import SiteRun, Wish, site_run, wish_of
+from sam3ft_launch.slurm.own_job import job_number
 from sam3ft_launch.slurm.record import read_record
 
 _log = logging.getLogger(__name__)
@@ -137,10 +138,11 @@ class SiteAgent:
         for folder in self._live.values():
             try:
                 record = read_record(folder.slurm)
-            except StorageDenied:
+                number = job_number(folder, record) if record is not None else ""
+            except (StorageDenied, TransientError):
                 continue  # whoever serves the run says so
-            if record is not None and record.job_id:
-                found[record.job_id] = record.submitted_unix_s
+            if record is not None and number:
+                found[number] = record.submitted_unix_s
         return found
 
     def _serve(self, run: SiteRun, result: TickResult) -> None:

@@ -27,6 +27,7 @@ from sam3ft_launch.slurm.agent.scheduler import TickClient
 from sam3ft_launch.slurm.agent.wanted import SiteRun
 from sam3ft_launch.slurm.backend import SlurmBackend
 from sam3ft_launch.slurm.node_jobs import NodeJobs
+from sam3ft_launch.slurm.own_job import job_number
 from sam3ft_launch.slurm.record import SlurmRecord, read_record, read_report
 from sam3ft_launch.slurm.settings import SlurmSettings
 from sam3ft_launch.slurm.states import JobState
@@ -128,7 +129,7 @@ class Attempts:
             return self._without_record(run, told)
         handle = self._handle(run.uid, record.attempt, folder)
         asked = read_stop_request(folder.stop_request, attempt=record.attempt)
-        job = self.client.known(record.job_id)
+        job = self.client.known(job_number(folder, record))
         if is_now or asked is None or (job is not None and job.state in _WAITS):
             self._backend(folder).cancel(handle, grace_s=0.0 if is_now else _grace_s(run))
         return self._observed(run, folder, told, record)
@@ -177,10 +178,9 @@ class Attempts:
 
     def _observed(self, run: SiteRun, folder: RunDir, told: SlurmStatus, record: SlurmRecord) -> SlurmStatus:
         observed = self._backend(folder).observe(self._handle(run.uid, record.attempt, folder))
-        told = told.model_copy(
-            update={"intent": record.job_name, "job_id": record.job_id, "dataset": _dataset(folder, run)}
-        )
-        job = self.client.known(record.job_id)
+        number = job_number(folder, record)
+        told = told.model_copy(update={"intent": record.job_name, "job_id": number, "dataset": _dataset(folder, run)})
+        job = self.client.known(number)
         if not observed.state.is_terminal:
             self.client.require_answer()  # a backend goes on with what it has seen last
             self._wordless.pop(run.uid, None)
@@ -190,7 +190,7 @@ class Attempts:
             return report.seen(told, observed, job, nodes=record.nodes)
         since_s = self._wordless.setdefault(run.uid, self.clock())
         if self.clock() - since_s < BELIEVED_AFTER_S:
-            waiting = f"job {record.job_id} has ended; its last word is waited for"
+            waiting = f"job {number} has ended; its last word is waited for"
             return told.model_copy(update={"state": job.word if job is not None else "UNKNOWN", "message": waiting})
         del self._wordless[run.uid]
         if observed.state is RunState.GONE:
