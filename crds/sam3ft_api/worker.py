@@ -51,7 +51,6 @@ ENV_CACHE_DIR = "SAM3FT_CACHE_DIR"
 """Folder on this node that outlives a worker, shared by the workers of the node: images, data indexes, and a copy of
 the newest commit. Without it nothing is cached."""
 
-_SINKS = frozenset(get_args(SinkName))
 PROGRESS_FILE = "progress.json"
 """Name, inside the work folder, of the file in which rank 0 keeps its `Progress`."""
 
@@ -151,6 +150,9 @@ class WorkerResult(_Message):
 def step_or_none(value: int | None) -> int | None:
     """Return an optimizer step that a status may hold; None for what is no step."""
     return value if value is not None and 0 <= value <= limits.MAX_STEP else None
+
+
+_SINKS = frozenset(get_args(SinkName))
 
 
 def _known_sinks(value: Any) -> Any:

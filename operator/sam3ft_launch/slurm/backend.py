@@ -242,8 +242,8 @@ class SlurmBackend:
         if record is None:
             return
         number = job_number(folder, record)
-        living = [*self._living(record), *NodeJobs(folder, self._client).living(record)]
-        numbers = {*([number] if number else ()), *(job.job_id for job in living)}
+        living = [*self._client.living_named(record.job_name), *NodeJobs(folder, self._client).living(record)]
+        numbers = {number, *(job.job_id for job in living)} - {""}
         for job_id in numbers:
             self._client.kill(job_id)
         for job_id in numbers:
@@ -320,7 +320,10 @@ class SlurmBackend:
 
     def _find(self, folder: RunDir, record: SlurmRecord) -> str:
         """Return the number of the attempt's job, wherever it has left a trace; empty when there is none."""
-        return claimant(folder, record) or next((job.job_id for job in self._client.named(record.job_name)), "")
+        return claimant(folder, record) or self._named(record)
+
+    def _named(self, record: SlurmRecord) -> str:
+        return next((job.job_id for job in self._client.named(record.job_name)), "")
 
     def _own_record(self, handle: Handle) -> SlurmRecord | None:
         try:
@@ -355,7 +358,7 @@ class SlurmBackend:
 
     def _ask(self, folder: RunDir, record: SlurmRecord) -> JobView | None:
         owner = claimant(folder, record)
-        number = owner or record.job_id or self._find(folder, record)
+        number = owner or record.job_id or self._named(record)
         if not number:
             return None
         job = self._client.jobs([number]).get(number)
@@ -364,13 +367,9 @@ class SlurmBackend:
         if job is not None and job.name != record.job_name:
             job = None  # a scheduler that has lost its state counts anew: the number is another's now
         if not owner and (job is None or job.state.is_over):
-            return next(iter(self._living(record)), job)
+            # Nobody has claimed the attempt: its script may have been handed in again, by hand.
+            return next(iter(self._client.living_named(record.job_name)), job)
         return job
-
-    def _living(self, record: SlurmRecord) -> list[JobView]:
-        """Return the attempt's jobs that are not over, those that run first: its script can be handed in by hand."""
-        living = [job for job in self._client.named(record.job_name) if not job.state.is_over]
-        return sorted(living, key=lambda job: job.state is not JobState.RUNNING)
 
     def _wait_until_gone(self, number: str) -> None:
         give_up_s = self._clock() + _LOCK_WAIT_S

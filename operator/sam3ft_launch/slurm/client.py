@@ -12,7 +12,7 @@ from sam3ft_api import names
 from sam3ft_api.errors import InvalidConfig
 from sam3ft_api.text import without_controls
 from sam3ft_launch.backend import TransientError
-from sam3ft_launch.slurm.states import JobView
+from sam3ft_launch.slurm.states import JobState, JobView
 
 _log = logging.getLogger(__name__)
 
@@ -90,6 +90,15 @@ class SlurmClient:
             TransientError: the scheduler did not answer.
         """
         return self._squeue(["--me", "--name", name])
+
+    def living_named(self, name: str) -> list[JobView]:
+        """Return those of the jobs that have a name which are not over, the ones that run first.
+
+        Raises:
+            TransientError: the scheduler did not answer.
+        """
+        living = (job for job in self.named(name) if not job.state.is_over)
+        return sorted(living, key=lambda job: job.state is not JobState.RUNNING)
 
     def living_of(self, uid: str) -> list[JobView]:
         """Return the jobs of a run that are not over, whatever their attempt.

@@ -218,7 +218,8 @@ def _going_on(look: Look, ends: tuple[PodEnd, ...], changes: dict[str, Any]) -> 
         policy = look.spec.failure_policy
         used = counted_within(changes["budget"], window_s=policy.window_seconds, now_s=look.now_s)
         text = f"{last.message} Restart {used} of {policy.max_restarts} within {span(policy.window_seconds)}."
-        notes, newest = (*notes, Note("Warning", last.reason, cut(text, 1024))), (last.reason, last.message)
+        notes = (*notes, Note("Warning", last.reason, cut(text, 1024)))
+        newest = last.reason, last.message
     return replace(
         course,
         changes=changes,

@@ -1,10 +1,15 @@
 """Conditions from phase and claims; a condition's time changes only with its status, so that nothing flaps."""
 
-from sam3ft_api.status import Condition, ConditionType, Phase, moment
+from sam3ft_api.status import Condition, ConditionType, Phase, SAM3FineTuneStatus, moment
 from sam3ft_operator.decide.course import Claim, Course
 from sam3ft_operator.decide.words import cut
 
 _ENDED = (Phase.SUCCEEDED, Phase.FAILED)
+
+
+def condition_of(status: SAM3FineTuneStatus, type_: ConditionType) -> Condition | None:
+    """Return a condition of a status; None where it was never written."""
+    return next((condition for condition in status.conditions if condition.type is type_), None)
 
 
 def conditions(

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from sam3ft_api.status import ConditionType, Phase, SAM3FineTuneStatus, SummaryStatus
 from sam3ft_operator.decide.attempts import attempt_course
-from sam3ft_operator.decide.conditions import claimed, conditions
+from sam3ft_operator.decide.conditions import claimed, condition_of, conditions
 from sam3ft_operator.decide.course import Claim, Course
 from sam3ft_operator.decide.ending import deadline_course, ended_course, retry_course, seconds_to_deadline
 from sam3ft_operator.decide.figures import figures, summary
@@ -127,7 +127,7 @@ def _refusal(resource: Resource, *, now_s: float) -> Decision:
     """The API server took a spec that cannot be run: `training.config`, or an address that no pod reaches."""
     status, message = resource.status, cut(resource.refusal, 1024)
     claim = Claim(ConditionType.ACCEPTED, "False", REFUSED, message)
-    known = next((c for c in status.conditions if c.type is ConditionType.ACCEPTED), None)
+    known = condition_of(status, ConditionType.ACCEPTED)
     is_new = known is None or known.status != "False" or known.message != message
     notes = (Note("Warning", REFUSED, message),) if is_new else ()
     generation = resource.generation

@@ -7,6 +7,7 @@ from sam3ft_api.exit_codes import rule_for
 from sam3ft_api.status import BudgetStatus, ConditionType, DatasetStatus, Phase, moment
 from sam3ft_operator.decide.attempts import pause_s
 from sam3ft_operator.decide.budget import add_counted, counted_within, exhaustion
+from sam3ft_operator.decide.conditions import condition_of
 from sam3ft_operator.decide.course import Claim, Course
 from sam3ft_operator.decide.ends import PodEnd, Weight, end_of, end_of_job
 from sam3ft_operator.decide.look import Look
@@ -49,7 +50,7 @@ def _checking(actions: tuple[Action, ...] = ()) -> Course:
 
 def _is_older(look: Look, job: JobView) -> bool:
     """Say whether a Job is of the check before `retry`: since then the data set counts as unknown again."""
-    known = next((c for c in look.status.conditions if c.type is ConditionType.DATASET_READY), None)
+    known = condition_of(look.status, ConditionType.DATASET_READY)
     return known is not None and job.created_s < known.last_transition_time.timestamp() - CLOCKS_S
 
 

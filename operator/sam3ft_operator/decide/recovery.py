@@ -2,6 +2,7 @@
 
 from sam3ft_api.exit_codes import EXIT_RULES
 from sam3ft_api.status import ConditionType, moment
+from sam3ft_operator.decide.conditions import condition_of
 from sam3ft_operator.decide.course import Claim
 from sam3ft_operator.decide.ends import OUT_OF_HOST_MEMORY
 from sam3ft_operator.decide.look import Look
@@ -21,13 +22,14 @@ def recovers(look: Look, newest: tuple[str, str] | None = None) -> tuple[Claim, 
         look: of this moment.
         newest: reason and message of an end that this look counts; None when it counts none.
     """
-    known = next((c for c in look.status.conditions if c.type is ConditionType.DEGRADED), None)
-    is_degraded = known is not None and known.status == "True"
-    if known is not None and is_degraded and newest is None and known.reason in _REASONS:
+    known = condition_of(look.status, ConditionType.DEGRADED)
+    if known is not None and known.status != "True":
+        known = None
+    if newest is None and known is not None and known.reason in _REASONS:
         newest = known.reason, known.message
     if newest is None:
         return ()
-    since = known.last_transition_time if known is not None and is_degraded else moment(look.now_s)
+    since = known.last_transition_time if known is not None else moment(look.now_s)
     told = look.group.progress if look.group is not None else None
     has_stepped = told is not None and (told.last_step_unix_s or 0.0) > since.timestamp()
     if has_stepped or look.now_s - since.timestamp() > look.spec.failure_policy.window_seconds:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from sam3ft_api import names
 from sam3ft_api.status import ConditionType, Phase
+from sam3ft_operator.decide.conditions import condition_of
 from sam3ft_operator.decide.course import Claim, Course
 from sam3ft_operator.decide.look import Look
 from sam3ft_operator.decide.trouble import Trouble, start_trouble
@@ -68,7 +69,7 @@ def _silent(look: Look, trouble: Trouble | None, course: Course) -> Course:
     was_running = look.status.phase is Phase.RUNNING
     if was_running and trouble is None and _has_just_told(look):
         return _as_before(look)
-    known = next((c for c in look.status.conditions if c.type is ConditionType.BACKEND_REACHABLE), None)
+    known = condition_of(look.status, ConditionType.BACKEND_REACHABLE)
     since_s = known.last_transition_time.timestamp() if known is not None else look.now_s
     is_long = known is not None and (
         known.status == "False" or (known.status == "Unknown" and look.now_s - since_s >= SILENT_S)
@@ -91,7 +92,7 @@ def _has_just_told(look: Look) -> bool:
 
 
 def _as_before(look: Look) -> Course:
-    running = next((c for c in look.status.conditions if c.type is ConditionType.RUNNING), None)
+    running = condition_of(look.status, ConditionType.RUNNING)
     summary = look.status.summary
     reason = running.reason if running is not None else "Running"
     return Course(Phase.RUNNING, reason, summary.message if summary is not None else "")

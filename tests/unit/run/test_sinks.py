@@ -100,6 +100,13 @@ def test_without_sinks_nothing_of_them_is_told(tmp_path: Path):
     assert Progress.model_validate_json((tmp_path / "progress.json").read_bytes()).figures is None
 
 
+def test_a_field_that_progress_lacks_is_an_error_of_the_writer(tmp_path: Path):
+    reporter = RunReporter(tmp_path, run="blood", attempt=1, tensorboard=False, echo=False)
+
+    with pytest.raises(TypeError, match="Progress has no stpe"):
+        reporter.progress(force=True, stpe=1)
+
+
 def test_figures_of_sinks_stand_beside_those_of_the_steps(tmp_path: Path):
     kept = Kept()
     reporter = RunReporter(

@@ -110,10 +110,8 @@ class RunReporter:
         """Merge `changes` and write the file if a second has passed, the state has changed or `force` is set.
 
         Raises:
-            TypeError: `Progress` has no such field; read back, it would be left out without a word.
+            TypeError: when it is written, `Progress` has no such field: read back, it would be left out without a word.
         """
-        if unknown := changes.keys() - Progress.model_fields.keys():
-            raise TypeError(f"Progress has no {', '.join(sorted(unknown))}")
         is_new_state = changes.get("state", self._progress["state"]) != self._progress["state"]
         self._progress |= changes
         self._tell_sinks()
@@ -127,6 +125,8 @@ class RunReporter:
         if sinks := self._sinks.figures():
             progress = progress | {"figures": {**(progress.get("figures") or {}), "sinks": sinks}}
         # Validated when it is written, not at each of many steps a second.
+        if unknown := progress.keys() - Progress.model_fields.keys():
+            raise TypeError(f"Progress has no {', '.join(sorted(unknown))}")
         write_atomically(self._progress_path, Progress.model_validate(_clean(progress)).model_dump_json())
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:

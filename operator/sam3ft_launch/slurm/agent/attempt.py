@@ -158,7 +158,7 @@ class Attempts:
     def _without_record(self, run: SiteRun, told: SlurmStatus) -> SlurmStatus:
         """The folder knows of no submission; whether there is a job all the same, its name says."""
         name = names.slurm_job_name(run.uid, run.attempt)
-        living = [job for job in self.client.named(name) if not job.state.is_over]
+        living = self.client.living_named(name)
         if not living:
             return report.over_without_job(told, int(ExitCode.INTERRUPTED), _NEVER_SUBMITTED)
         self.cancel_all(run.uid)
