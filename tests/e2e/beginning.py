@@ -40,7 +40,7 @@ def parts_of_beginning(
 ) -> dict[str, float]:
     """Return seconds by part, in order; they add up to the whole.
 
-    A worker that was a warm spare has imported by the time at which its group is formed; any other imports then.
+    Workers import from when their pods have started; they go on with it while the group is formed, and after that.
 
     Args:
         check: pod of the check, which has ended; containers' times are whole seconds.

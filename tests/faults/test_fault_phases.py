@@ -61,6 +61,13 @@ def struck(bench: Bench, name: str, plan: str) -> tuple[Ended, list[dict[str, An
     return bench.run(name, fault_environment(plan, records)), fired(records)
 
 
+def test_no_process_waits_beside_workers_that_train(undisturbed: Runs):
+    work = undisturbed(2).ended.folder / "work"
+    for place in range(2):
+        ready_s = (work / "logs" / f"spare-{place}.log").stat().st_mtime
+        assert ready_s < (work / "launcher" / f"training-{place}").stat().st_mtime
+
+
 def assert_same(undisturbed: Undisturbed, ended: Ended) -> None:
     steps, processes = undisturbed.bench.steps, undisturbed.bench.processes
     assert undisturbed.ended.state(steps) == ended.state(steps)

@@ -91,10 +91,12 @@ def trainers_below(folder: Path) -> list[int]:
     for process in Path("/proc").glob("[0-9]*"):
         try:
             command = process.joinpath("cmdline").read_bytes()
-            environ = process.joinpath("environ").read_bytes()
+            output = process.joinpath("fd", "1").readlink()
         except OSError:
             continue
-        if b"sam3ft_trainer.run.worker" in command and f"SAM3FT_WORK_DIR={folder}".encode() in environ:
+        # Not its environment: /proc has the one that it began with, before it was told its place.
+        is_worker = b"sam3ft_trainer.run.worker" in command and output.name.startswith("rank-")
+        if is_worker and output.is_relative_to(folder):
             found.append(int(process.name))
     return found
 

@@ -214,7 +214,6 @@ conf_dir = "{self.folder}/cni"
             "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
             # The controllers miss a node after 10 s: five signs of life must fail, not one.
             "nodeLeaseDurationSeconds": 8,
-            "nodeStatusUpdateFrequency": "2s",
             "volumePluginDir": "/var/lib/kubelet/volumeplugins",
         }
 

@@ -63,7 +63,7 @@ class Group:
         command: Sequence[str] | None = None,
         env: dict[str, str] | None = None,
     ) -> None:
-        """Start launchers; `member` are arguments of their workers, `command` replaces the workers."""
+        """Start launchers; `member` are arguments of their workers, `command` replaces these, () by the trainer."""
         for slot in slots:
             folder = self.folder / f"node-{slot}"
             folder.mkdir(exist_ok=True)
@@ -73,7 +73,8 @@ class Group:
             argv += ["--coordinator", f"{self.ports['host']}:{self.ports['port']}"]
             argv += ["--node", f"node-{slot}", "--slot", str(slot), "--nproc", str(processes)]
             argv += ["--address", self.address(slot), "--termination-log", str(folder / "termination.json")]
-            workers = command or (sys.executable, "-I", "-S", str(MEMBER), str(self.store), *member)
+            member_worker = (sys.executable, "-I", "-S", str(MEMBER), str(self.store), *member)
+            workers = member_worker if command is None else command
             argv += [*arguments, "--", *workers]
             process = self.spawn(argv, folder / "launcher.log", env=env)
             self.nodes[slot] = Node(process, folder)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from elastic_site import GLOO_MEMBER, Group, medians_within
 from launcher_site import is_alive, wait_for
 
 from sam3ft_api.exit_codes import ExitCode
+from sam3ft_trainer.run.launcher.agent import TICK_S
 from sam3ft_trainer.run.launcher.spare import READY
 
 ENVIRONMENT_WORKER = Path(__file__).with_name("environment_worker.py")
@@ -75,6 +77,41 @@ def test_with_warm_spares_the_survivors_train_again_within_two_seconds(far_group
     for slot in (1, 2):
         group.kill(slot)
     wait_for(lambda: not any(is_alive(pid) for pid in spares), within_s=10, what="the end of the spares")
+
+
+def test_a_node_imports_the_trainer_while_it_waits_for_the_others(group: Group):
+    group.start_coordinator(nodes=2, min_nodes=2)
+    group.start(0, command=())
+    wait_spares(group, 0)
+    (waiting,) = spares_of(group, 0)
+
+    group.start(1, command=())
+
+    assert group.codes(0, 1) == [ExitCode.INVALID_CONFIG] * 2, "the config document names no data"
+    assert f"rank 0 of 2, pid {waiting}" in (group.nodes[0].work / "logs" / "rank-0.log").read_text()
+
+
+def test_what_has_waited_in_vain_does_not_stay_beside_the_workers(group: Group):
+    group.start_coordinator(nodes=2, min_nodes=2)
+    group.start(0, processes=2, command=())
+    wait_spares(group, 0, processes=2)
+    lost, left = spares_of(group, 0)
+    os.kill(lost, signal.SIGKILL)
+
+    group.start(1, command=(sys.executable, "-c", "import time; time.sleep(600)"))
+
+    wait_for(lambda: not is_alive(left), what="the end of the spare that had no use")
+    assert not list((group.nodes[0].work / "launcher").glob("result-*")), "the workers had ended, and it with them"
+    assert "rank 0 of 3" in (group.nodes[0].work / "logs" / "rank-0.log").read_text()
+
+
+def test_a_node_waits_for_the_others_without_torch_where_its_workers_are_not_the_trainer(group: Group):
+    group.start_coordinator(nodes=2, min_nodes=2)
+    group.start(0, command=(sys.executable, str(GLOO_MEMBER), str(group.store)))
+    wait_for(lambda: "node-0 is ready" in group.told(), what="a node that waits")
+    time.sleep(10 * TICK_S)  # a spare would be started in the tick after that
+
+    assert spares_of(group, 0) == []
 
 
 @pytest.mark.soak

@@ -1,6 +1,8 @@
 """Warm spares: processes that wait for an environment on their standard input."""
 
+import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -9,8 +11,11 @@ from pathlib import Path
 import pytest
 
 from sam3ft_api.errors import InvalidConfig
-from sam3ft_trainer.run.launcher.options import parse_options
-from sam3ft_trainer.run.launcher.spares import Spares, spare_command
+from sam3ft_api.exit_codes import ExitCode
+from sam3ft_api.worker import ENV_CONFIG, ENV_RESULT_FILE, ENV_WORK_DIR, WorkerResult
+from sam3ft_trainer.run.launcher.child import ENV_LOG_FILE
+from sam3ft_trainer.run.launcher.options import WORKER_MODULE, parse_options
+from sam3ft_trainer.run.launcher.spares import SPARE_MODULE, Spares, spare_command
 
 WAITING = "import sys, json; line = sys.stdin.readline(); sys.exit(int(json.loads(line)['CODE']) if line else 9)"
 
@@ -93,7 +98,7 @@ def test_without_all_spares_none_is_taken(bench: Bench):
     assert bench.spares.take([{"CODE": "3"}, {"CODE": "4"}]) is None
     bench.spares.tick(now_s=11.0)
     assert len(bench.spares.pids) == 1
-    assert "ended with -9" in bench.said[0]
+    assert "was killed" in bench.said[0]
     bench.fill()
     assert len(bench.spares.pids) == 2
 
@@ -106,6 +111,29 @@ def test_a_spare_that_cannot_import_is_told_and_not_tried_again_at_once(tmp_path
     assert "ended with 1" in bench.said[0]
     assert "spare-" in bench.said[0]
     bench.spares.close()
+
+
+def test_an_import_that_fails_is_told_by_the_worker_as_without_a_spare(tmp_path: Path):
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("raise ImportError('libcuda.so.1 is missing')")
+    config, result = tmp_path / "config.json", tmp_path / "result.json"
+    config.write_text("{}")
+    place = {
+        **os.environ,
+        "PYTHONPATH": str(tmp_path),
+        ENV_LOG_FILE: str(tmp_path / "rank-0.log"),
+        ENV_WORK_DIR: str(tmp_path),
+        ENV_CONFIG: str(config),
+        ENV_RESULT_FILE: str(result),
+    }
+    words = [sys.executable, "-m", SPARE_MODULE, "-m", WORKER_MODULE]
+
+    ended = subprocess.run(words, input=json.dumps(place) + "\n", env=place, text=True, check=False, timeout=60)
+
+    word = WorkerResult.model_validate_json(result.read_bytes())
+    assert (ended.returncode, word.code) == (ExitCode.INTERNAL_ERROR, ExitCode.INTERNAL_ERROR)
+    assert word.message == "ImportError: libcuda.so.1 is missing"
+    assert "libcuda.so.1 is missing" in (tmp_path / "rank-0.log").read_text()
 
 
 def test_an_environment_that_might_not_fit_the_pipe_means_a_new_start(bench: Bench):

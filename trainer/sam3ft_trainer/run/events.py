@@ -93,7 +93,8 @@ class RunReporter:
         self._written = 0.0
         self._head = {"run": run, "attempt": attempt}
         self._echo = echo
-        self._board = _open_board(work_dir / "tensorboard") if tensorboard else None
+        self._board_folder = work_dir / "tensorboard" if tensorboard else None
+        self._board: Any = None
         self._sinks = sinks or Sinks()
         self._has_closed_sinks = False
 
@@ -133,7 +134,9 @@ class RunReporter:
         """Write each finite value as a TensorBoard scalar, and hand it to the sinks."""
         self._sinks.offer(step, values)
         self._tell_sinks()
-        if self._board is not None:
+        if self._board_folder is not None:
+            if self._board is None:
+                self._board = _open_board(self._board_folder)
             for name, value in values.items():
                 if math.isfinite(value):
                     self._board.add_scalar(name, value, step)
@@ -164,7 +167,8 @@ class RunReporter:
 
 
 def _open_board(folder: Path) -> Any:
-    from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - costs a second, and only when asked for
+    # With the first values, after the first step where no baseline is scored: all ranks would wait for the import.
+    from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415
 
     return SummaryWriter(log_dir=str(folder))
 

@@ -26,7 +26,8 @@ from sam3ft_trainer.run.launcher.conductor import Conductor
 from sam3ft_trainer.run.launcher.follow import Follower, Speaker
 from sam3ft_trainer.run.launcher.link import Link
 from sam3ft_trainer.run.launcher.orphans import reap_strangers
-from sam3ft_trainer.run.launcher.spares import REFILL_LATEST_S
+from sam3ft_trainer.run.launcher.rules import State
+from sam3ft_trainer.run.launcher.spares import REFILL_LATEST_S, Spares
 from sam3ft_trainer.run.launcher.stop_requests import StopRequests
 from sam3ft_trainer.run.launcher.workers import WorkerPlan, Workers
 
@@ -66,6 +67,7 @@ class NodeAgent:
         self._workers: Workers | None = None
         self._follower: Follower | None = None
         self._outcome: Outcome | None = None
+        self._awaited_round = False
 
     def run(self) -> Outcome:
         """Return the outcome; no worker and no spare is left then, nor after an error, but what outlives SIGKILL.
@@ -82,9 +84,6 @@ class NodeAgent:
             return self._loop()
 
     def _loop(self) -> Outcome:
-        spares = self._plan.spares
-        if spares is not None:
-            spares.refill_at(time.monotonic())  # a node that waits for its first round imports meanwhile
         while self._outcome is None:
             self._take_messages()
             now_s = time.monotonic()
@@ -93,10 +92,18 @@ class NodeAgent:
                 self._obey(commands)
             self._watch_workers(now_s)
             self._obey(self._conductor.on_tick(now_s=now_s))
-            if spares is not None:
-                spares.tick(now_s=now_s)
+            self._tend_spares(now_s)
             reap_strangers(self._own_pids())
         return self._outcome
+
+    def _tend_spares(self, now_s: float) -> None:
+        if self._plan.spares is None:
+            return
+        awaits_round = self._conductor.state in (State.PAUSED, State.READY)
+        if awaits_round and not self._awaited_round:
+            self._plan.spares.refill_at(now_s)  # the import needs nothing of the round: neither ranks nor peers
+        self._awaited_round = awaits_round
+        self._plan.spares.tick(now_s=now_s)
 
     def _own_pids(self) -> set[int]:
         workers = self._workers.pids if self._workers is not None else set()
@@ -131,15 +138,20 @@ class NodeAgent:
 
     def _start(self, command: StartWorkers) -> None:
         self._end_follower()
+        self._awaited_round = False
         self._workers = Workers(self._plan, command.round, command.micro_batch_max)
         if self._plan.spares is not None:
-            # The workers' own start comes first: beside it, spares would take the cores that it needs.
-            started = self._workers
-            self._plan.spares.refill_at(
-                time.monotonic() + REFILL_LATEST_S, sooner=lambda: not started.alive or started.train()
-            )
+            self._refill(self._plan.spares, self._workers)
         if command.round.first_rank == 0:
             self._follower = Follower(self._plan.folder.log_file(0), start=self._workers.log_start(0))
+
+    def _refill(self, spares: Spares, started: Workers) -> None:
+        """Have the next spares begin to import in time, or end those that have not become workers."""
+        if not self._plan.keeps_spares:
+            spares.close()
+            return
+        # The workers' own start comes first: beside it, spares would take the cores that it needs.
+        spares.refill_at(time.monotonic() + REFILL_LATEST_S, sooner=lambda: not started.alive or started.train())
 
     def _watch_workers(self, now_s: float) -> None:
         workers = self._workers

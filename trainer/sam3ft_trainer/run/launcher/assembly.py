@@ -22,7 +22,7 @@ from sam3ft_trainer.run.launcher.interface import network_environment
 from sam3ft_trainer.run.launcher.link import Link
 from sam3ft_trainer.run.launcher.options import WORKER_MODULE, Options
 from sam3ft_trainer.run.launcher.rules import Rules
-from sam3ft_trainer.run.launcher.spares import Spares, spare_command
+from sam3ft_trainer.run.launcher.spares import SPARE_MODULE, Spares, spare_command
 from sam3ft_trainer.run.launcher.stop_requests import StopRequests
 from sam3ft_trainer.run.launcher.workers import WorkerPlan
 from sam3ft_trainer.run.micro_batch import images_per_rank
@@ -64,13 +64,21 @@ def make_agent(
         command=command,
         processes=options.processes,
         run_id=f"{config.identity.name}-{options.attempt}",
-        spares=Spares(
-            spare_command(command), places=options.processes, environment=device, logs=folder.logs, say=speaker.say
-        )
-        if options.warm_spares
-        else None,
+        spares=_spares(options, folder, device, speaker),
+        keeps_spares=options.warm_spares,
     )
     return NodeAgent(conductor, link, requests, speaker, plan=plan, read_progress=read_progress)
+
+
+def _spares(options: Options, folder: WorkFolder, device: dict[str, str], speaker: Speaker) -> Spares | None:
+    """Return those of the trainer in any case, of another command, which may not import torch at all, where asked."""
+    if not options.command:
+        command: tuple[str, ...] = (sys.executable, "-m", SPARE_MODULE, "-m", WORKER_MODULE)
+    elif options.warm_spares:
+        command = spare_command(options.command)
+    else:
+        return None
+    return Spares(command, places=options.processes, environment=device, logs=folder.logs, say=speaker.say)
 
 
 def _device(options: Options, config: TrainingConfig, speaker: Speaker) -> dict[str, str]:

@@ -1,10 +1,11 @@
-"""A warm spare: a worker that has imported torch and the trainer, and waits for its place on standard input.
+"""A spare: a worker that has imported torch and the trainer, and waits for its place on standard input.
 
     python -m sam3ft_trainer.run.launcher.spare -m MODULE [ARGUMENT...]
     python -m sam3ft_trainer.run.launcher.spare FILE [ARGUMENT...]
 
 One line of JSON, an object of strings, replaces the environment; then the process is the worker that this command
-would have been. An end of the input without a line ends it quietly. Importing makes no call to a device, so a spare
+would have been. An end of the input without a line ends it quietly. An import that fails fails once more in the worker,
+which says so as any worker does. Importing makes no call to a device, so a spare
 holds host memory only. What must stand in the environment before torch is imported stands there from the start.
 """
 
@@ -13,6 +14,7 @@ import json
 import os
 import runpy
 import sys
+import traceback
 import warnings
 from pathlib import Path
 
@@ -26,10 +28,13 @@ READY = "spare: ready"
 
 def main(argv: list[str]) -> None:
     """Import, wait, and run the command; returns only when the launcher has closed the input."""
-    with without_collection():
-        for name in PRELOADED:
-            importlib.import_module(name)
-    print(READY, flush=True)
+    try:
+        with without_collection():
+            for name in PRELOADED:
+                importlib.import_module(name)
+        print(READY, flush=True)
+    except Exception:  # noqa: BLE001 - whatever a library raises: the worker's own start tells it
+        traceback.print_exc()
     if line := sys.stdin.buffer.readline():
         _take_place(json.loads(line))
         _run(argv[1:])

@@ -1,10 +1,13 @@
-"""Warm spares of one node: one waiting process per worker, handed its place when a round starts.
+"""Spares of one node: one waiting process per worker, handed its place when a round starts.
 
+Warm spares wait beside workers that train as well; any others only while the node itself waits for a round.
 Everything here is called on the main thread: the kernel ties a process's death signal to the thread that started it.
 """
 
+import fcntl
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,9 +18,8 @@ from sam3ft_trainer.run.launcher.processes import kill_sessions, start_session
 
 REFILL_LATEST_S = 60.0
 """From the start of a round until new spares begin to import although the workers have not said that they train."""
-_MAX_PLACE_BYTES = 60_000
-"""A longer environment might not fit into the pipe, whose reader may still be importing; workers then start anew."""
-_SPARE_MODULE = "sam3ft_trainer.run.launcher.spare"
+SPARE_MODULE = "sam3ft_trainer.run.launcher.spare"
+"""What `python -m` starts; the worker's own words follow."""
 
 
 def spare_command(command: Sequence[str]) -> tuple[str, ...]:
@@ -33,7 +35,7 @@ def spare_command(command: Sequence[str]) -> tuple[str, ...]:
         raise InvalidConfig(
             f"--warm-spares needs workers that are started by PYTHON -m MODULE or PYTHON FILE, not by {command!r}"
         )
-    return (python, "-m", _SPARE_MODULE, *rest)
+    return (python, "-m", SPARE_MODULE, *rest)
 
 
 class Spares:
@@ -89,7 +91,7 @@ class Spares:
         for place, process in list(self._waiting.items()):
             if process.poll() is not None:
                 _kill([self._waiting.pop(place)])  # only closes its input
-                self._say(f"spare {place} ended with {process.returncode}; {self._log(place)} says why")
+                self._say(f"spare {place} {_how(process.returncode)}; {self._log(place)} has what it wrote")
         if self._is_due(now_s):
             self._refill_at_s = None
             for place in set(range(self._places)) - set(self._waiting):
@@ -103,13 +105,13 @@ class Spares:
     def take(self, environments: Sequence[Mapping[str, str]]) -> list[subprocess.Popen[bytes]] | None:
         """Give every spare its environment and return them in order; None when the workers must be started anew.
 
-        One that is still importing is taken as well: it has less to do than a new process. When one is missing, the
-        others stay for a later round.
+        One that is still importing is taken as well: it has less to do than a new process. When one is missing, or an
+        environment might not fit into its pipe, whose reader may still be importing, the others stay for a later round.
         """
         lines = [json.dumps(dict(environment)).encode() + b"\n" for environment in environments]
         if any(place not in self._waiting or self._waiting[place].poll() is not None for place in range(self._places)):
             return None
-        if max(map(len, lines)) > _MAX_PLACE_BYTES:
+        if any(len(line) > _room_bytes(self._waiting[place]) for place, line in enumerate(lines)):
             return None
         taken = [self._waiting.pop(place) for place in range(self._places)]
         try:
@@ -134,6 +136,17 @@ class Spares:
         self._log(place).unlink(missing_ok=True)
         environment = {**os.environ, **self._environment, ENV_LOG_FILE: str(self._log(place))}
         return start_session(self._command, environment, stdin=subprocess.PIPE)
+
+
+def _room_bytes(process: subprocess.Popen[bytes]) -> int:
+    """Return what its input takes at once: 64 KiB, less for a user with very many pipes."""
+    return fcntl.fcntl(process.stdin, fcntl.F_GETPIPE_SZ) if process.stdin is not None else 0
+
+
+def _how(returncode: int) -> str:
+    if returncode == -signal.SIGKILL:
+        return "was killed, most often the kernel's answer to a lack of host memory"
+    return f"ended with {returncode}"
 
 
 def _hand_over(process: subprocess.Popen[bytes], line: bytes) -> None:
