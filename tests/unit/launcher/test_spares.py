@@ -23,10 +23,15 @@ WAITING = "import sys, json; line = sys.stdin.readline(); sys.exit(int(json.load
 class Bench:
     """Spares that exit with the code in their environment."""
 
-    def __init__(self, folder: Path, program: str = WAITING) -> None:
+    def __init__(self, folder: Path, program: str = WAITING, *, is_warm: bool = True) -> None:
         self.said: list[str] = []
         self.spares = Spares(
-            (sys.executable, "-c", program), places=2, environment={}, logs=folder, say=self.said.append
+            (sys.executable, "-c", program),
+            places=2,
+            is_warm=is_warm,
+            environment={},
+            logs=folder,
+            say=self.said.append,
         )
 
     def fill(self) -> None:
@@ -77,6 +82,18 @@ def test_spares_do_not_wait_for_ever_for_workers_that_never_say_that_they_train(
     bench.spares.tick(now_s=60.0)
 
     assert len(bench.spares.pids) == 2
+
+
+@pytest.mark.parametrize("is_warm", [True, False])
+def test_spares_beside_workers_that_train_are_warm_ones_alone(tmp_path: Path, *, is_warm: bool):
+    bench = Bench(tmp_path, is_warm=is_warm)
+    bench.fill()
+    bench.spares.round_started(now_s=20.0, sooner=lambda: True)
+    waited = len(bench.spares.pids)
+    bench.spares.tick(now_s=21.0)
+
+    assert (waited, len(bench.spares.pids)) == ((2, 2) if is_warm else (0, 0))
+    bench.spares.close()
 
 
 def test_each_spare_gets_its_own_environment_in_order(bench: Bench):

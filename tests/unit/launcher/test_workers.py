@@ -166,7 +166,9 @@ def test_when_a_process_cannot_be_started_those_before_it_are_killed(bench: Benc
 
 def test_waiting_spares_become_the_workers(bench: Bench, tmp_path: Path):
     waiting = "import json, sys, os; os._exit(10 + int(json.loads(sys.stdin.readline())['LOCAL_RANK']))"
-    spares = Spares((sys.executable, "-c", waiting), places=2, environment={}, logs=tmp_path, say=pytest.fail)
+    spares = Spares(
+        (sys.executable, "-c", waiting), places=2, is_warm=True, environment={}, logs=tmp_path, say=pytest.fail
+    )
     spares.refill_at(0.0)
     spares.tick(now_s=1.0)
     bench.started.append(Workers(bench.plan("/no/such/program", spares=spares), ROUND, None))

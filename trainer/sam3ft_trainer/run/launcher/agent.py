@@ -27,7 +27,6 @@ from sam3ft_trainer.run.launcher.follow import Follower, Speaker
 from sam3ft_trainer.run.launcher.link import Link
 from sam3ft_trainer.run.launcher.orphans import reap_strangers
 from sam3ft_trainer.run.launcher.rules import State
-from sam3ft_trainer.run.launcher.spares import REFILL_LATEST_S, Spares
 from sam3ft_trainer.run.launcher.stop_requests import StopRequests
 from sam3ft_trainer.run.launcher.workers import WorkerPlan, Workers
 
@@ -141,17 +140,10 @@ class NodeAgent:
         self._awaited_round = False
         self._workers = Workers(self._plan, command.round, command.micro_batch_max)
         if self._plan.spares is not None:
-            self._refill(self._plan.spares, self._workers)
+            started = self._workers
+            self._plan.spares.round_started(now_s=time.monotonic(), sooner=lambda: not started.alive or started.train())
         if command.round.first_rank == 0:
             self._follower = Follower(self._plan.folder.log_file(0), start=self._workers.log_start(0))
-
-    def _refill(self, spares: Spares, started: Workers) -> None:
-        """Have the next spares begin to import in time, or end those that have not become workers."""
-        if not self._plan.keeps_spares:
-            spares.close()
-            return
-        # The workers' own start comes first: beside it, spares would take the cores that it needs.
-        spares.refill_at(time.monotonic() + REFILL_LATEST_S, sooner=lambda: not started.alive or started.train())
 
     def _watch_workers(self, now_s: float) -> None:
         workers = self._workers

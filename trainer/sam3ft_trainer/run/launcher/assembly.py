@@ -65,7 +65,6 @@ def make_agent(
         processes=options.processes,
         run_id=f"{config.identity.name}-{options.attempt}",
         spares=_spares(options, folder, device, speaker),
-        keeps_spares=options.warm_spares,
     )
     return NodeAgent(conductor, link, requests, speaker, plan=plan, read_progress=read_progress)
 
@@ -78,7 +77,14 @@ def _spares(options: Options, folder: WorkFolder, device: dict[str, str], speake
         command = spare_command(options.command)
     else:
         return None
-    return Spares(command, places=options.processes, environment=device, logs=folder.logs, say=speaker.say)
+    return Spares(
+        command,
+        places=options.processes,
+        is_warm=options.warm_spares,
+        environment=device,
+        logs=folder.logs,
+        say=speaker.say,
+    )
 
 
 def _device(options: Options, config: TrainingConfig, speaker: Speaker) -> dict[str, str]:

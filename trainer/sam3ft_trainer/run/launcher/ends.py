@@ -56,9 +56,7 @@ class WorkerEnd:
     def describe(self) -> str:
         """Return one sentence that names the rank, how it ended, and why."""
         if self.returncode < 0 and self.result is None:
-            how = f"was killed by {_signal_name(-self.returncode)}"
-            if self.code == ExitCode.KILLED:
-                how += ", most often the kernel's answer to a lack of host memory"
+            how = killed_by(-self.returncode)
         else:
             how = f"ended with {self.code} ({rule_for(self.code).reason})"
         why = self.result.message if self.result is not None else ""
@@ -147,6 +145,12 @@ def _weight(end: WorkerEnd) -> int:
     if end.code == ExitCode.INTERRUPTED:
         return 1
     return 3 if end.code in _FOLLOWERS else 2
+
+
+def killed_by(number: int) -> str:
+    """Return the words for the end of a process by a signal, with what SIGKILL most often means."""
+    how = f"was killed by {_signal_name(number)}"
+    return f"{how}, most often the kernel's answer to a lack of host memory" if number == signal.SIGKILL else how
 
 
 def _signal_name(number: int) -> str:

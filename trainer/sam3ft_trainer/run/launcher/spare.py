@@ -4,9 +4,9 @@
     python -m sam3ft_trainer.run.launcher.spare FILE [ARGUMENT...]
 
 One line of JSON, an object of strings, replaces the environment; then the process is the worker that this command
-would have been. An end of the input without a line ends it quietly. An import that fails fails once more in the worker,
-which says so as any worker does. Importing makes no call to a device, so a spare
-holds host memory only. What must stand in the environment before torch is imported stands there from the start.
+would have been. An end of the input without a line ends it quietly. An import that fails does so once more in the
+worker, which tells it as any worker does. Importing makes no call to a device, so a spare holds host memory only. What
+must stand in the environment before torch is imported stands there from the start.
 """
 
 import importlib

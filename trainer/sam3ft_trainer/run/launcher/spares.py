@@ -7,13 +7,13 @@ Everything here is called on the main thread: the kernel ties a process's death 
 import fcntl
 import json
 import os
-import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from sam3ft_api.errors import InvalidConfig
 from sam3ft_trainer.run.launcher.child import ENV_LOG_FILE
+from sam3ft_trainer.run.launcher.ends import killed_by
 from sam3ft_trainer.run.launcher.processes import kill_sessions, start_session
 
 REFILL_LATEST_S = 60.0
@@ -50,6 +50,7 @@ class Spares:
         command: Sequence[str],
         *,
         places: int,
+        is_warm: bool,
         environment: Mapping[str, str],
         logs: Path,
         say: Callable[[str], None],
@@ -59,12 +60,14 @@ class Spares:
         Args:
             command: what each spare runs, see `spare_command`.
             places: workers on this node.
+            is_warm: there are spares beside workers that train too, not only while a round is awaited.
             environment: what must be there before torch is imported.
             logs: folder for what a spare prints before it has a place, `spare-N.log`.
             say: prints a line for people.
         """
         self._command = command
         self._places = places
+        self._is_warm = is_warm
         self._environment = dict(environment)
         self._logs = logs
         self._say = say
@@ -86,12 +89,27 @@ class Spares:
         """
         self._refill_at_s, self._may_refill = at_s, sooner
 
+    def round_started(self, *, now_s: float, sooner: Callable[[], bool]) -> None:
+        """Have warm spares begin to import in time; any others that have not become workers end.
+
+        Args:
+            now_s: the time; monotonic.
+            sooner: says that the workers train, or are gone. Their own start comes first: beside it, spares would take
+                the cores that it needs.
+        """
+        if self._is_warm:
+            self.refill_at(now_s + REFILL_LATEST_S, sooner=sooner)
+        else:
+            self.close()
+
     def tick(self, *, now_s: float) -> None:
         """Take note of spares that have ended, and start new ones when it is time."""
         for place, process in list(self._waiting.items()):
             if process.poll() is not None:
                 _kill([self._waiting.pop(place)])  # only closes its input
-                self._say(f"spare {place} {_how(process.returncode)}; {self._log(place)} has what it wrote")
+                code = process.returncode
+                how = killed_by(-code) if code < 0 else f"ended with {code}"
+                self._say(f"spare {place} {how}; {self._log(place)} has what it wrote")
         if self._is_due(now_s):
             self._refill_at_s = None
             for place in set(range(self._places)) - set(self._waiting):
@@ -141,12 +159,6 @@ class Spares:
 def _room_bytes(process: subprocess.Popen[bytes]) -> int:
     """Return what its input takes at once: 64 KiB, less for a user with very many pipes."""
     return fcntl.fcntl(process.stdin, fcntl.F_GETPIPE_SZ) if process.stdin is not None else 0
-
-
-def _how(returncode: int) -> str:
-    if returncode == -signal.SIGKILL:
-        return "was killed, most often the kernel's answer to a lack of host memory"
-    return f"ended with {returncode}"
 
 
 def _hand_over(process: subprocess.Popen[bytes], line: bytes) -> None:

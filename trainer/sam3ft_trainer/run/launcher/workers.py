@@ -38,7 +38,6 @@ class WorkerPlan:
         processes: how many there are.
         run_id: their TORCHELASTIC_RUN_ID.
         spares: processes that wait to become workers; None without.
-        keeps_spares: there are spares beside workers that train too, not only while a round is awaited.
     """
 
     folder: WorkFolder
@@ -47,7 +46,6 @@ class WorkerPlan:
     processes: int
     run_id: str
     spares: Spares | None = None
-    keeps_spares: bool = False
 
     def environments(
         self, round_: Round, micro_batch_max: int | None, environ: Mapping[str, str]
